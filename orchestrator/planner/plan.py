@@ -1,0 +1,116 @@
+"""A plan as plain data: for every model what is compiled and why; same input, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """Base of the plan's parts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reason(Frozen):
+    """Why something was decided: a phrase for people, never parsed."""
+
+    subject: str
+    """What was decided: device, streams, threads, pinning, batch, requests, queue, hint."""
+    text: str
+    rule: int | None = None
+    """Number of the rule in docs/planner-rules.md."""
+
+
+class QueuePlan(Frozen):
+    """The queue in front of the infer requests."""
+
+    limit: int | None
+    """Requests that may wait; None lets the pool derive it from its requests and the measured service time."""
+    timeout_s: float
+    """Longest time from arrival to answer."""
+    memory_bytes: int
+    """Bytes of tensors that may wait."""
+
+
+class SloPlan(Frozen):
+    """The SLO in plain numbers."""
+
+    latency_s: float
+    percentile: float
+    rate_per_s: float | None
+
+
+class ModelPlan(Frozen):
+    """How one model is compiled, run and queued."""
+
+    name: str
+    version: str
+    source: str
+    """Absolute path of the model file."""
+    sha256: str
+    requested: str
+    """The device as the manifest names it."""
+    device: str
+    """What is handed to OpenVINO."""
+    degraded: str | None = None
+    """Why a fallback stands in; None when the device is the one asked for."""
+    expression: Literal["hint", "explicit"]
+    properties: dict[str, str]
+    """OpenVINO properties, keys and values as strings, sorted by key."""
+    device_properties: dict[str, dict[str, str]] = {}
+    """Properties for each device under AUTO."""
+    shapes: dict[str, list[int | str]] = {}
+    streams: int | None = None
+    """Streams planned; None leaves them to OpenVINO."""
+    threads: int | None = None
+    """CPU threads planned for all streams together."""
+    batch: int = 1
+    requests: int | None = None
+    """Infer requests in flight; None takes OPTIMAL_NUMBER_OF_INFER_REQUESTS of the compiled model."""
+    queue: QueuePlan
+    slo: SloPlan | None = None
+    concurrency: int | None = None
+    priority: Literal["critical", "default", "sheddable"] = "default"
+    reasons: tuple[Reason, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def compile_key(self) -> str:
+        """Return a digest of all that needs a new compiled model when it changes."""
+        keys = {"source", "sha256", "device", "properties", "device_properties", "shapes", "batch", "requests"}
+        return digest(self.model_dump_json(include=keys))
+
+
+class EndpointPlan(Frozen):
+    """Where the worker listens; a change needs a new worker."""
+
+    http: str | None
+    grpc: str | None
+    token_file: str | None = None
+
+
+class DeploymentPlan(Frozen):
+    """The plan of one deployment."""
+
+    name: str
+    endpoint: EndpointPlan
+    cpus: int
+    """Cores that all its models share."""
+    cores: tuple[int, ...] | None = None
+    """Logical processors of its own; None where it shares the machine's."""
+    memory_bytes: int | None = None
+    models: tuple[ModelPlan, ...]
+    warnings: tuple[str, ...] = ()
+    fingerprint: str = ""
+    """Of the machine it was made for."""
+
+    def digest(self) -> str:
+        """Return twelve hex digits that name this plan: same plan, same digest."""
+        return digest(self.model_dump_json())[:12]
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of the text as hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
