@@ -1,0 +1,1 @@
+"""Load generators, topologies and reports that measure orch; not installed with it."""
