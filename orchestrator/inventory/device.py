@@ -33,7 +33,8 @@ class Cores(Facts):
     @property
     def physical(self) -> int:
         """Return the number of physical cores among the allowed processors."""
-        return max(1, len(self.allowed) // self.threads_per_core)
+        efficient = len(self.efficient)  # E cores have no second thread
+        return max(1, (len(self.allowed) - efficient) // self.threads_per_core + efficient)
 
 
 class Host(Facts):
