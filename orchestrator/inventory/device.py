@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from orchestrator.manifest.spec import API_VERSION
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Facts(BaseModel):
@@ -77,7 +75,7 @@ class Device(Facts):
     """OPTIMIZATION_CAPABILITIES: FP32, FP16, BF16, INT8, BIN, EXPORT_IMPORT."""
     range_for_streams: tuple[int, int] | None = None
     """RANGE_FOR_STREAMS."""
-    properties: dict[str, Literal["RO", "RW"]] = {}
+    properties: dict[str, Literal["RO", "RW"]] = Field(default_factory=dict)
     """SUPPORTED_PROPERTIES with their mutability."""
     memory_bytes: int | None = None
     """GPU_DEVICE_TOTAL_MEM_SIZE, NPU_DEVICE_TOTAL_MEM_SIZE."""
@@ -95,7 +93,7 @@ class Device(Facts):
 class Inventory(Facts):
     """What a machine has: the file that `orch devices -o yaml` writes and `orch plan --inventory` reads."""
 
-    api_version: Literal["orch/v1"] = API_VERSION
+    api_version: Literal["orch/v1"] = "orch/v1"
     kind: Literal["Inventory"] = "Inventory"
     openvino: str
     """Version of OpenVINO."""

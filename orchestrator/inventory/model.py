@@ -1,6 +1,8 @@
-"""What a model file is, as plain data: its inputs and outputs with shapes, and what decides whether it may be batched."""
+"""What a model file is, as plain data: its inputs and outputs, and what decides whether it may be batched."""
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from orchestrator.inventory.device import Facts
 
@@ -63,9 +65,9 @@ class ModelInfo(Facts):
     """Axis 0 of every input and output carries the batch: 1 or dynamic now, and a reshape to N keeps it at N."""
     unbatchable_reason: str | None = None
     """Why not, for people."""
-    optimal_batch: dict[str, int] = {}
+    optimal_batch: dict[str, int] = Field(default_factory=dict)
     """OPTIMAL_BATCH_SIZE by device, where the device has it (GPU)."""
-    max_batch: dict[str, int] = {}
+    max_batch: dict[str, int] = Field(default_factory=dict)
     """MAX_BATCH_SIZE by device, where the device has it (GPU)."""
 
     @property

@@ -21,7 +21,7 @@ NOT_PRECISIONS = frozenset({"WINOGRAD", "EXPORT_IMPORT", "GPU_HW_MATMUL", "GPU_U
 class _Dumper(yaml.SafeDumper):
     """Writes no aliases, so that two devices with equal properties stay readable."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is PyYAML's
         return True
 
 
@@ -80,13 +80,13 @@ def _host_lines(host: Host) -> list[str]:
     cores = host.cores
     quota = "none" if host.quota_cpus is None else f"{host.quota_cpus:g} cpus (cgroup {host.cgroup})"
     kinds = f", {len(cores.performance)} P + {len(cores.efficient)} E" if cores.performance and cores.efficient else ""
+    threads = f"{cores.threads_per_core} thread{'s' * (cores.threads_per_core > 1)} per core"
     layout = f"{cores.sockets} socket{'s' * (cores.sockets > 1)}, {max(1, len(cores.numa_nodes))} NUMA"
     limit = "none" if host.memory_limit_bytes is None else units.format_size(host.memory_limit_bytes)
     return [
         f"host    {host.name} ({host.cpu})",
         f"cores   {host.effective_cpus} of {len(cores.allowed)} (affinity), quota {quota}",
-        f"layout  {cores.physical} physical, {cores.threads_per_core} thread{'s' * (cores.threads_per_core > 1)} per core"
-        f"{kinds}, {layout}",
+        f"layout  {cores.physical} physical, {threads}{kinds}, {layout}",
         f"memory  {units.format_size(host.memory_bytes)}, limit {limit}",
         f"isa     {' '.join(host.isa) or 'unknown'}",
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,23 +13,81 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from orchestrator import units
-from orchestrator.manifest.target import Target, parse_target
+from orchestrator.manifest.target import Mode, Target, parse_target
 
 API_VERSION = "orch/v1"
 MODELS_MAX = 256
 NAME_PATTERN = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 MODEL_NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
+LABEL_KEY_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?"
+VERSION_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+SHA256_PATTERN = r"[0-9a-f]{64}"
+PROPERTY_PATTERN = r"[A-Z][A-Z0-9_]{0,127}"
+
+PATTERN_WORDS = {
+    f"^{NAME_PATTERN}$": "lower-case letters, digits and inner hyphens, 63 at most",
+    f"^{MODEL_NAME_PATTERN}$": "letters, digits and inner dots, underscores and hyphens, 128 at most",
+    f"^{LABEL_KEY_PATTERN}$": "letters, digits and inner dots, slashes, underscores and hyphens, 128 at most",
+    f"^{VERSION_PATTERN}$": "letters, digits, dots, underscores and hyphens, 64 at most",
+    f"^{SHA256_PATTERN}$": "64 lower-case hexadecimal digits",
+    f"^{PROPERTY_PATTERN}$": "an OpenVINO property in capital letters, such as ENABLE_CPU_PINNING",
+}
+"""Each pattern of the manifest in words, for the errors that name it."""
+
+MANAGED_PROPERTIES = {
+    "PERFORMANCE_HINT": "compile: {hint: ...}",
+    "PERFORMANCE_HINT_NUM_REQUESTS": "compile: {requests: ...}",
+    "NUM_STREAMS": "compile: {streams: ...}",
+    "INFERENCE_NUM_THREADS": "compile: {threads: ...}",
+    "DEVICE_ID": "device: GPU.1",
+    "MULTI_DEVICE_PRIORITIES": "device: AUTO:GPU,CPU",
+}
+"""OpenVINO properties that orch sets itself, and the manifest key that asks for each."""
+
+CONTRADICTION = "contradiction"
+"""Type of the errors that `_refuse` raises."""
 
 
 class Strict(BaseModel):
     """Base of every manifest object: unknown keys are errors, values are not coerced, nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    # The docstrings below the fields become descriptions in schema.py; pydantic's own way reads the source at each import.
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Contradiction(NamedTuple):
+    """A value that cannot stand beside another; `loc` leads to it from the object that found it."""
+
+    loc: tuple[str | int, ...]
+    what: str
+    hint: str | None = None
+    first: int | None = None
+    """Index of the entry that it repeats, for entries of one list."""
+
+
+def _refuse(title: str, found: Iterable[Contradiction]) -> None:
+    """Raise all contradictions, each at its own place; pydantic keeps the places of a ValidationError from within."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(
+                CONTRADICTION, "{what}", {k: v for k, v in each._asdict().items() if v is not None}
+            ),
+            loc=each.loc,
+            input=None,
+        )
+        for each in found
+    ]
+    if details:
+        raise ValidationError.from_exception_data(title, details)
 
 
 def _quantity_schema(pattern_units: list[str], example: str) -> WithJsonSchema:
@@ -79,7 +138,9 @@ Device = Annotated[
     Target,
     BeforeValidator(_target),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "examples": ["CPU", "GPU.1", "NPU", "AUTO:GPU,CPU", "MULTI:GPU,CPU", "BATCH:GPU(16)"]}),
+    WithJsonSchema(
+        {"type": "string", "examples": ["CPU", "GPU.1", "NPU", "AUTO:GPU,CPU", "MULTI:GPU,CPU", "BATCH:GPU(16)"]}
+    ),
 ]
 
 
@@ -102,7 +163,10 @@ Address = Annotated[
 ]
 
 Scalar = str | bool | int | float
+LabelKey = Annotated[str, Field(pattern=f"^{LABEL_KEY_PATTERN}$")]
 LabelValue = Annotated[str, Field(max_length=256)]
+PropertyKey = Annotated[str, Field(pattern=f"^{PROPERTY_PATTERN}$")]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Metadata(Strict):
@@ -110,7 +174,7 @@ class Metadata(Strict):
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
     """Name of the deployment, unique on a machine: lower-case letters, digits and hyphens, 63 at most."""
-    labels: dict[str, LabelValue] = {}
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
     """Free words to select and group deployments by."""
 
 
@@ -121,10 +185,35 @@ class Endpoint(Strict):
     """HOST:PORT of the REST endpoint and `/metrics`; null for none, port 0 for any free port."""
     grpc: Address | None = "127.0.0.1:8001"
     """HOST:PORT of the gRPC endpoint; null for none, port 0 for any free port."""
-    token_file: str | None = None
+    token_file: FilePath | None = None
     """File that holds the bearer token which clients must send; relative to the manifest."""
     insecure: bool = False
     """Allow an address beyond loopback without a token."""
+
+    @model_validator(mode="after")
+    def _reachable_and_safe(self) -> Self:
+        _refuse("Endpoint", _endpoint_contradictions(self))
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether a HOST:PORT can be reached from this machine only."""
+    host = address.rpartition(":")[0].lower()
+    return host in {"localhost", "[::1]"} or re.fullmatch(r"127(?:\.[0-9]{1,3}){3}", host) is not None
+
+
+def _endpoint_contradictions(endpoint: Endpoint) -> Iterable[Contradiction]:
+    http, grpc = endpoint.http, endpoint.grpc
+    if http is None and grpc is None:
+        yield Contradiction(("http",), "http and grpc are both null, so nobody could reach the models", "drop one null")
+    if http is not None and http == grpc and not http.endswith(":0"):
+        what = f"http and grpc cannot share one address, got {http} for both"
+        yield Contradiction(("grpc",) if "grpc" in endpoint.model_fields_set else ("http",), what, "change one port")
+    if endpoint.token_file is None and not endpoint.insecure:
+        for key, address in (("http", http), ("grpc", grpc)):
+            if address is not None and not is_loopback(address):
+                hint = "name a file with token_file: FILE, or state insecure: true"
+                yield Contradiction((key,), f"{address} can be reached from other machines, without a token", hint)
 
 
 class Resources(Strict):
@@ -155,13 +244,6 @@ class Slo(Strict):
     rate: Rate | None = None
     """Arrival rate at which it must hold."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_percentile(cls, data: Any) -> Any:
-        if isinstance(data, dict) and type(data.get("percentile")) is int:
-            return {**data, "percentile": float(data["percentile"])}
-        return data
-
 
 class Traffic(Strict):
     """How requests come."""
@@ -170,6 +252,13 @@ class Traffic(Strict):
     """`poisson`, `constant`, or `closed`: callers that each wait for their answer."""
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Callers that wait at the same time, or cameras; bounds streams and requests."""
+
+    @model_validator(mode="after")
+    def _closed_needs_callers(self) -> Self:
+        if self.arrivals == "closed" and self.concurrency is None:
+            what = "closed arrivals need the number of callers that wait for their answers"
+            _refuse("Traffic", [Contradiction(("arrivals",), what, "add concurrency: 16, or drop arrivals: closed")])
+        return self
 
 
 class Compile(Strict):
@@ -186,6 +275,15 @@ class Compile(Strict):
     requests: Annotated[int, Field(ge=1, le=4096)] | None = None
     """With a hint: PERFORMANCE_HINT_NUM_REQUESTS. Explicit: infer requests in flight at the same time per stream."""
 
+    @model_validator(mode="after")
+    def _hint_or_explicit(self) -> Self:
+        if self.hint is not None:
+            explicit = [key for key in ("streams", "threads", "batch") if getattr(self, key) is not None]
+            hint = f"drop hint, or drop {' and '.join(explicit)}"
+            what = "stands beside hint: {}, which lets OpenVINO decide it"
+            _refuse("Compile", [Contradiction((key,), what.format(self.hint), hint) for key in explicit])
+        return self
+
 
 class Queue(Strict):
     """The bounded queue in front of the infer requests; changed in place, without compiling again."""
@@ -198,7 +296,39 @@ class Queue(Strict):
     """Bytes of tensors that may wait in the queue together."""
 
 
-Dim = Annotated[int, Field(ge=-1)] | str
+DIM_MAX = 2**31 - 1
+_DIM_RANGE = re.compile(r"([0-9]{1,10})?\.\.([0-9]{1,10})?")
+
+
+def _dim(value: object) -> object:
+    """Return the dimension unchanged; raise ValueError with what is allowed when it is none."""
+    if type(value) is int and (value == -1 or 1 <= value <= DIM_MAX):
+        return value
+    if isinstance(value, str):
+        if value == "?":
+            return value
+        match = _DIM_RANGE.fullmatch(value)
+        if match is not None and (match[1] or match[2]):
+            low, high = int(match[1] or 1), int(match[2] or DIM_MAX)
+            if not 1 <= low <= high <= DIM_MAX:
+                raise ValueError(f"must be a range that begins at 1 or above and does not fall, got {value!r}")
+            return value
+    raise ValueError(f"must be a size from 1, -1 or '?' for any, or a range such as 1..512, got {str(value)[:60]!r}")
+
+
+Dim = Annotated[
+    int | str,
+    BeforeValidator(_dim),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": -1, "maximum": DIM_MAX, "not": {"const": 0}},
+                {"type": "string", "pattern": r"^(\?|[0-9]{1,10}\.\.[0-9]{0,10}|\.\.[0-9]{1,10})$"},
+            ],
+            "examples": [1, -1, "1..512"],
+        }
+    ),
+]
 
 
 class ModelSpec(Strict):
@@ -206,11 +336,11 @@ class ModelSpec(Strict):
 
     name: Annotated[str, Field(pattern=f"^{MODEL_NAME_PATTERN}$")]
     """Name under which clients ask for it, unique in the deployment."""
-    source: Annotated[str, Field(min_length=1, max_length=4096)]
+    source: FilePath
     """File of the model (IR, ONNX, TensorFlow, TFLite, Paddle), relative to the manifest."""
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "1"
+    version: Annotated[str, Field(pattern=f"^{VERSION_PATTERN}$")] = "1"
     """Version that the protocol reports and accepts."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=f"^{SHA256_PATTERN}$")] | None = None
     """Pin: the file's digest; anything else is refused. For IR, the digest of the .xml file."""
     device: Device = parse_target("CPU")  # noqa: RUF009 - a frozen value
     """Device: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU, MULTI:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(16)."""
@@ -224,12 +354,43 @@ class ModelSpec(Strict):
     """Who goes first when not all can be served."""
     compile: Compile | None = None
     """A hint or explicit streams; absent: the planner decides."""
-    properties: dict[str, Scalar] = {}
+    properties: Annotated[dict[PropertyKey, Scalar], Field(max_length=128)] = {}
     """Other OpenVINO properties, keys as OpenVINO spells them, checked against what the device supports."""
-    shapes: dict[str, Annotated[list[int | str], Field(max_length=16)]] = {}
-    """New input shapes by input name: numbers, -1, or ranges such as `1..512`."""
+    shapes: Annotated[dict[str, Annotated[list[Dim], Field(min_length=1, max_length=16)]], Field(max_length=256)] = {}
+    """New input shapes by input name: sizes, -1 or `"?"` for any, or ranges such as `1..512`."""
     queue: Queue = Queue()
     """The queue in front of it."""
+
+    @field_validator("properties")
+    @classmethod
+    def _only_unmanaged(cls, properties: dict[str, Scalar]) -> dict[str, Scalar]:
+        found = [
+            Contradiction((key,), f"orch sets {key} itself", f"drop it and write {MANAGED_PROPERTIES[key]}")
+            for key in properties
+            if key in MANAGED_PROPERTIES
+        ]
+        _refuse("properties", found)
+        return properties
+
+    @model_validator(mode="after")
+    def _device_fits(self) -> Self:
+        _refuse("ModelSpec", _device_contradictions(self))
+        return self
+
+
+def _device_contradictions(model: ModelSpec) -> Iterable[Contradiction]:
+    wanted = model.compile or Compile()
+    mode = model.device.mode
+    if wanted.batch is not None and mode is Mode.BATCH:
+        hint = f"drop batch, or write device: {model.device.devices[0]}"
+        yield Contradiction(("compile", "batch"), f"stands beside device {model.device}, which batches by itself", hint)
+    if wanted.hint == "CUMULATIVE_THROUGHPUT" and mode not in {Mode.AUTO, Mode.MULTI}:
+        what = f"CUMULATIVE_THROUGHPUT spreads work over several devices, got device {model.device}"
+        yield Contradiction(("compile", "hint"), what, "write hint: THROUGHPUT, or a list such as device: AUTO:GPU,CPU")
+    for index, device in enumerate(model.fallback):
+        if device == model.device or device in model.fallback[:index]:
+            what = f"{device} cannot stand in for itself"
+            yield Contradiction(("fallback", index), what, "drop it; each device is tried once")
 
 
 class Spec(Strict):
@@ -243,6 +404,18 @@ class Spec(Strict):
     """How the plan is found."""
     models: Annotated[list[ModelSpec], Field(min_length=1, max_length=MODELS_MAX)]
     """The models, served together at one endpoint by one worker."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        first: dict[str, int] = {}
+        found = []
+        for index, model in enumerate(self.models):
+            if model.name in first:
+                what, hint = f"the model name {model.name!r} is taken", "give each model of a deployment its own name"
+                found.append(Contradiction(("models", index, "name"), what, hint, first[model.name]))
+            first.setdefault(model.name, index)
+        _refuse("Spec", found)
+        return self
 
 
 class Deployment(Strict):

@@ -18,6 +18,8 @@ class Mode(enum.StrEnum):
 
 
 VIRTUAL = frozenset(mode.value for mode in Mode) - {Mode.DIRECT.value}
+KNOWN = ("CPU", "GPU", "NPU")
+DEVICES_MAX = 32
 _DEVICE = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[0-9]+){0,2}")
 _BATCH = re.compile(r"(?P<device>[^()]+)(?:\((?P<size>[0-9]{1,5})\))?")
 
@@ -45,9 +47,13 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """Return the target that `text` names; raise ValueError with what is allowed when it names none."""
+    if any(character.isspace() for character in text):
+        raise ValueError(f"must not contain spaces, got {text[:60]!r}: write {''.join(text.split())[:60]!r}")
     head, colon, rest = text.partition(":")
-    if " " in text or "\t" in text:
-        raise ValueError(f"must not contain spaces, got {text!r}: write {text.replace(' ', '')!r}")
+    if colon and head not in VIRTUAL:
+        raise ValueError(
+            f"only {', '.join(sorted(VIRTUAL))} take devices after a colon, got {text[:60]!r}{_near(head)}"
+        )
     if head not in VIRTUAL:
         return Target(Mode.DIRECT, (_device(text),))
     mode = Mode(head)
@@ -60,11 +66,22 @@ def parse_target(text: str) -> Target:
     return _list_target(mode, rest)
 
 
+def _near(head: str) -> str:
+    import difflib  # only a wrong word needs it
+
+    near = difflib.get_close_matches(head[:20].upper(), sorted(VIRTUAL), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def _device(name: str) -> str:
     if _DEVICE.fullmatch(name) is None:
         upper = name.upper()
         likely = f"; did you mean {upper!r}?" if upper != name and _DEVICE.fullmatch(upper) else ""
-        raise ValueError(f"is not a device name such as CPU, GPU, GPU.1, NPU: got {name!r}{likely}")
+        raise ValueError(f"is not a device name such as CPU, GPU, GPU.1, NPU: got {name[:60]!r}{likely}")
+    # OpenVINO plugins may have any name, so only a shuffled well-known one is surely a slip.
+    slip = next((known for known in KNOWN if sorted(known) == sorted(name) and known != name), None)
+    if slip is not None:
+        raise ValueError(f"is not a device: got {name!r}; did you mean {slip!r}?")
     if name.startswith("CPU."):
         raise ValueError(f"OpenVINO has one CPU device, named CPU, got {name!r}")
     if name in VIRTUAL:
@@ -84,6 +101,8 @@ def _batch_target(rest: str) -> Target:
 
 def _list_target(mode: Mode, rest: str) -> Target:
     names = rest.split(",")
+    if len(names) > DEVICES_MAX:
+        raise ValueError(f"names more than {DEVICES_MAX} devices")
     excluded = tuple(_device(name[1:]) for name in names if name.startswith("-"))
     devices = tuple(_device(name) for name in names if not name.startswith("-"))
     if excluded and mode is not Mode.AUTO:
