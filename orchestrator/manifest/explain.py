@@ -1,4 +1,4 @@
-"""Turns pydantic's findings about a manifest into problems in plain words, each with its place and the nearest right word."""
+"""Turns pydantic's findings about a manifest into problems in plain words, each with its place."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _finding(root: source.Node, path: Path, is_key: bool, group: list[ErrorDetai
             what, hint = f"the key {error['loc'][-1]!r} is missing", _MISSING.get(str(error["loc"][-1]))
             path = found.path
         case "extra_forbidden":
-            what, hint = _unknown_key(path, found)
+            what, hint = _unknown_key(path)
             path, position = found.path[:-1], found.key_position
         case _:
             position = found.key_position if is_key else position
@@ -123,23 +123,28 @@ def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetail
     error = telling[0]
     context: Mapping[str, Any] = error.get("ctx", {})
     if error["type"] in _TYPES:
-        allowed = " or ".join(dict.fromkeys(_TYPES[each["type"]].format(**each.get("ctx", {})) for each in telling))
+        kinds = dict.fromkeys(_TYPES[each["type"]].format(**each.get("ctx", {})) for each in telling)
+        if "a number" in kinds:
+            kinds.pop("a whole number", None)
+        allowed = " or ".join(kinds)
         return _mismatch(allowed, found, group)
     if error["type"] in _LIMITS:
-        return f"{_LIMITS[error['type']].format(**context)}, got {_counted(error)}", None
+        limit = _LIMITS[error["type"]].format(**{key: _number(value) for key, value in context.items()})
+        return f"{limit}, got {_counted(error)}", None
     if error["type"] == "string_pattern_mismatch":
         words = spec.PATTERN_WORDS.get(context["pattern"], f"match {context['pattern']}")
         return f"must be {words}, got {seen(error['input'])}", None
     if error["type"] == spec.CONTRADICTION:
         return error["msg"] + _first(root, error), context.get("hint")
     if error["type"] == "value_error":
-        return str(context["error"]), None
+        what, _, near = str(context["error"]).partition("; did you mean ")
+        return what, f"did you mean {near}" if near else None
     return f"{error['msg']}, got {seen(error['input'])}", None
 
 
 def _mismatch(allowed: str, found: source.Found, group: list[ErrorDetails]) -> tuple[str, str | None]:
     if found.node.empty:
-        return f"must be {allowed}, got nothing", "write a value, or remove the key for the default"
+        return f"must be {allowed}, got nothing", "write a value after the key, or remove the key"
     value = found.node.value
     words = [word.strip("' ") for each in group if each["type"] == "literal_error" for word in _words(each)]
     hint = _did_you_mean(value, words) if isinstance(value, str) else None
@@ -171,7 +176,7 @@ def _first(root: source.Node, error: ErrorDetails) -> str:
     return f", first at {at.line}:{at.column}"
 
 
-def _unknown_key(path: Path, found: source.Found) -> tuple[str, str | None]:
+def _unknown_key(path: Path) -> tuple[str, str | None]:
     key = str(path[-1])
     model = _model_at(path[:-1])
     what = f"unknown key {seen(key)}"
@@ -210,6 +215,10 @@ def _model_at(path: Path) -> type[BaseModel] | None:
         if model is not None and isinstance(part, str):
             model = _keys(model).get(part)
     return model
+
+
+def _number(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _cut(text: str, limit: int = SEEN_MAX) -> str:

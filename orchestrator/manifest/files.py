@@ -1,4 +1,4 @@
-"""Reads the texts that a command line names: files, folders of manifests, and standard input, each within its limits."""
+"""Reads the texts that a command line names: files, folders and standard input, each within its limits."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _file(name: str, path: Path) -> Text:
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     try:
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 hint = "pipe it into standard input and name -"

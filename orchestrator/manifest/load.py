@@ -10,8 +10,12 @@ from typing import BinaryIO, TextIO
 from pydantic import ValidationError
 
 from orchestrator.errors import Kind, OrchError, Problem
-from orchestrator.manifest import explain, files, source
+from orchestrator.manifest import explain, files
+from orchestrator.manifest.model_file import check_sources, resolve_source
+from orchestrator.manifest.source import BYTES_MAX, Finding, Node, Position, lookup, parse, too_large
 from orchestrator.manifest.spec import API_VERSION, Deployment
+
+__all__ = ["Document", "Manifests", "check_sources", "load", "load_text", "resolve_source"]
 
 PROBLEMS_MAX = 50  # shown in one error; nobody reads more before correcting these
 
@@ -27,11 +31,11 @@ class Document:
     source: str
     """Text of this document."""
     line: int
-    root: source.Node = field(repr=False, compare=False)
+    root: Node = field(repr=False, compare=False)
 
-    def where(self, *loc: str | int) -> source.Position:
+    def where(self, *loc: str | int) -> Position:
         """Return the position of the value at `loc`, or of the nearest object around it."""
-        return source.lookup(self.root, loc).position
+        return lookup(self.root, loc).position
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,8 @@ def load(paths: Sequence[str], *, stdin: TextIO | BinaryIO | None = None, base: 
 
 def load_text(text: str, *, name: str, base: Path) -> tuple[Document, ...]:
     """Return the deployments in a text that errors shall call `name`; raise OrchError with all its problems."""
-    if len(text) > source.BYTES_MAX:
-        raise source.too_large(name, None)
+    if len(text) > BYTES_MAX:
+        raise too_large(name, None)
     documents, problems = _documents(files.Text(name, text, None, base))
     _raise_if([*problems, *_clashes(documents)])
     return tuple(documents)
@@ -77,7 +81,7 @@ def _raise_if(problems: list[Problem]) -> None:
 
 
 def _documents(text: files.Text) -> tuple[list[Document], list[Problem]]:
-    parsed = source.parse(text.text, text.name)
+    parsed = parse(text.text, text.name)
     documents: list[Document] = []
     findings = list(parsed.findings)
     for document in parsed.documents:
@@ -88,12 +92,12 @@ def _documents(text: files.Text) -> tuple[list[Document], list[Problem]]:
             documents.append(Document(deployment, text.path, text.base, document.text, document.line, document.root))
     if not parsed.documents and not findings:
         what = "holds no manifest: " + ("only comments" if text.text.strip() else "it is empty")
-        return [], [Problem(what, str(source.Position(text.name, 1, 1)), "see deployments/ for examples")]
+        return [], [Problem(what, str(Position(text.name, 1, 1)), "see deployments/ for examples")]
     findings.sort(key=lambda finding: (finding.position.line, finding.position.column))
     return documents, [finding.problem for finding in findings]
 
 
-def _deployment(root: source.Node) -> tuple[Deployment | None, list[source.Finding]]:
+def _deployment(root: Node) -> tuple[Deployment | None, list[Finding]]:
     stranger = _stranger(root)
     if stranger is not None:
         return None, [stranger]
@@ -104,24 +108,24 @@ def _deployment(root: source.Node) -> tuple[Deployment | None, list[source.Findi
         return None, explain.explain(root, error.errors(include_url=False))
 
 
-def _stranger(root: source.Node) -> source.Finding | None:
+def _stranger(root: Node) -> Finding | None:
     """Return what says that this is another kind of document, so that not each of its keys is called unknown."""
     if not isinstance(root.value, dict):
         what = f"a manifest is a mapping that begins with apiVersion: {API_VERSION}, got {explain.seen(root.value)}"
-        return source.Finding(root.position, Problem(what, str(root.position)))
+        return Finding(root.position, Problem(what, str(root.position)))
     for key, allowed in (("apiVersion", API_VERSION), ("kind", "Deployment")):
         value = root.value.get(key, allowed)
         if value != allowed:
-            position = source.lookup(root, (key,)).position
+            position = lookup(root, (key,)).position
             what = f"{key}: must be {allowed!r}, got {explain.seen(value)}"
-            return source.Finding(position, Problem(what, str(position), f"write {key}: {allowed}"))
+            return Finding(position, Problem(what, str(position), f"write {key}: {allowed}"))
     return None
 
 
 def _clashes(documents: Iterable[Document]) -> list[Problem]:
     """Return the names and addresses that two deployments claim."""
-    names: dict[str, source.Position] = {}
-    claims: dict[int, list[tuple[str, source.Position]]] = {}
+    names: dict[str, Position] = {}
+    claims: dict[int, list[tuple[str, Position]]] = {}
     problems = []
     for document in documents:
         name = document.deployment.metadata.name
@@ -137,7 +141,7 @@ def _clashes(documents: Iterable[Document]) -> list[Problem]:
 _ANY_HOST = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
 
 
-def _address_clashes(document: Document, claims: dict[int, list[tuple[str, source.Position]]]) -> Iterator[Problem]:
+def _address_clashes(document: Document, claims: dict[int, list[tuple[str, Position]]]) -> Iterator[Problem]:
     endpoint = document.deployment.spec.endpoint
     for key, address in (("http", endpoint.http), ("grpc", endpoint.grpc)):
         if address is None:

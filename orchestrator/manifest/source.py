@@ -1,4 +1,4 @@
-"""Safe YAML with positions: text in, plain values and the place of each of them out, and every complaint with its place."""
+"""Reads safe YAML: text in, plain values and the place of each of them out, every complaint with its place."""
 
 from __future__ import annotations
 
@@ -171,14 +171,18 @@ class _Reader:
     def read(self) -> None:
         """Read every document of the text."""
         self._events = yaml.parse(self.text, Loader=_LOADER)
+        event: Any
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._anchors = {}
                 if event.tags:
                     self.complain(self._at(event), "%TAG directives are not supported", "delete the line")
                 # Comments in front of the first document belong to it.
-                start = event.start_mark.index if self._roots else 0
+                start = self._start(event) if self._roots else 0
                 self._roots.append((start, self._node(next(self._events), 1)))
+
+    def _start(self, event: Any) -> int:
+        return int(event.start_mark.index)
 
     def documents(self) -> Iterator[YamlDocument]:
         """Yield what was read, each document with its own text; empty ones are passed over."""
@@ -219,7 +223,7 @@ class _Reader:
             return self._alias(event.anchor, at, depth)
         self._count(at, 1)
         if event.tag is not None:
-            self.complain(at, f"tags are not supported, got {event.tag[:80]!r}", "delete the tag; quote text if needed")
+            self.complain(at, f"tags are not supported, got {_tag(event.tag)}", "delete the tag; quote text if needed")
         anchor = event.anchor
         if anchor is not None:
             if anchor in self._anchors:
@@ -237,7 +241,7 @@ class _Reader:
             self._anchors[anchor] = node
         return node
 
-    def _alias(self, anchor: str, at: Position, depth: int) -> Node:
+    def _alias(self, anchor: Any, at: Position, depth: int) -> Node:
         node = self._anchors.get(anchor)
         if node is None:
             inside = anchor in self._anchors
@@ -394,6 +398,10 @@ def _syntax_hint(problem: str) -> str | None:
 
 def _position(name: str, text: str, index: int) -> Position:
     return Position(name, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
+
+
+def _tag(tag: str) -> str:
+    return _short(tag.replace("tag:yaml.org,2002:", "!!", 1))
 
 
 def _short(text: str) -> str:

@@ -59,7 +59,7 @@ CONTRADICTION = "contradiction"
 class Strict(BaseModel):
     """Base of every manifest object: unknown keys are errors, values are not coerced, nothing changes afterwards."""
 
-    # The docstrings below the fields become descriptions in schema.py; pydantic's own way reads the source at each import.
+    # schema.py makes descriptions of the docstrings below fields; pydantic's own way reads the source at each import.
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -342,7 +342,7 @@ class ModelSpec(Strict):
     """Version that the protocol reports and accepts."""
     sha256: Annotated[str, Field(pattern=f"^{SHA256_PATTERN}$")] | None = None
     """Pin: the file's digest; anything else is refused. For IR, the digest of the .xml file."""
-    device: Device = parse_target("CPU")  # noqa: RUF009 - a frozen value
+    device: Device = parse_target("CPU")
     """Device: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU, MULTI:GPU,CPU, HETERO:GPU,CPU, BATCH:GPU(16)."""
     fallback: Annotated[list[Device], Field(max_length=8)] = []
     """Devices that may stand in, in this order, when `device` is absent; the deployment is then Degraded."""
