@@ -12,6 +12,7 @@ from orchestrator import units
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Device, Host, Inventory
 from orchestrator.manifest import source
+from orchestrator.manifest.explain import dotted, seen
 
 HINT = "write the file anew with: orch devices -o yaml"
 # What devices list among OPTIMIZATION_CAPABILITIES that is no precision.
@@ -40,7 +41,7 @@ def inventory_to_yaml(inventory: Inventory) -> str:
 def inventory_from_yaml(text: str, name: str) -> Inventory:
     """Read one inventory; raise OrchError with every problem at `name:line:column`."""
     parsed = source.parse(text, name)
-    problems = list(parsed.problems)
+    problems = [finding.problem for finding in parsed.findings]
     start = str(source.Position(name, 1, 1))
     if not problems and len(parsed.documents) != 1:
         problems.append(Problem(f"must hold one inventory, got {len(parsed.documents)} documents", start, HINT))
@@ -56,14 +57,13 @@ def inventory_from_yaml(text: str, name: str) -> Inventory:
 def _problem(root: source.Node, entry: Any) -> Problem:
     """Say what pydantic found, in our words and with its place in the text."""
     found = source.lookup(root, entry["loc"])
-    path = ".".join(str(part) for part in entry["loc"]) or "the inventory"
+    path = dotted(entry["loc"]) or "the inventory"
     if entry["type"] == "extra_forbidden":
-        return Problem(f"{path}: unknown key", str(found.key_position), "delete it, or write the file anew")
+        return Problem(f"{path}: unknown key", str(found.key_position), f"delete it, or {HINT}")
     if entry["type"] == "missing":
         return Problem(f"{path}: is missing", str(found.position), HINT)
-    seen = repr(entry["input"])
     words = entry["msg"][:1].lower() + entry["msg"][1:]
-    return Problem(f"{path}: {words}, got {seen if len(seen) <= 60 else seen[:60] + '…'}", str(found.position), HINT)
+    return Problem(f"{path}: {words}, got {seen(entry['input'])}", str(found.position), HINT)
 
 
 def inventory_to_text(inventory: Inventory) -> str:
