@@ -1,0 +1,5 @@
+"""Lets `python -m orchestrator.cli` be `orch`."""
+
+from orchestrator.cli.main import run
+
+run()

@@ -1,0 +1,108 @@
+"""Commands that need nothing but manifests: validate, schema, version."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.app import Files, app
+from orchestrator.cli.render import out
+
+if TYPE_CHECKING:
+    from orchestrator.manifest.load import Document, Manifests
+
+
+@app.command()
+def validate(
+    files: Files,
+    sources: Annotated[bool, typer.Option(help="Look for the model files too, and compare pinned digests.")] = True,
+) -> None:
+    """Check manifests without OpenVINO, a device or an agent, and name every error at once.
+
+    \b
+    Exit codes: 0 all are valid; 1 at least one is not.
+
+    \b
+    Example: orch validate deployments/
+    """
+    manifests = read(files)
+    if sources:
+        check_files(manifests)
+    out("".join(line + "\n" for line in _summaries(manifests.documents)))
+
+
+@app.command()
+def schema() -> None:
+    """Write the JSON Schema of a manifest, for editors.
+
+    \b
+    Example: orch schema > deployment.schema.json
+    """
+    from orchestrator.manifest.schema import schema_text  # only this command generates it
+
+    out(schema_text())
+
+
+@app.command()
+def version() -> None:
+    """Write the versions of orch, Python and OpenVINO.
+
+    \b
+    Example: orch version
+    """
+    import platform  # only here
+    from importlib.metadata import PackageNotFoundError, version as installed  # only here
+
+    def of(package: str) -> str:
+        try:
+            return installed(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    out(f"orch {of('orch-openvino')}\npython {platform.python_version()}\nopenvino {of('openvino')}\n")
+
+
+def read(files: list[str]) -> Manifests:
+    """Return the manifests that a command line names; raise OrchError with all their problems."""
+    from orchestrator.manifest.load import load  # pydantic's models cost 30 ms that other commands do not need
+
+    return load(files, stdin=sys.stdin.buffer, base=Path.cwd())
+
+
+def check_files(manifests: Manifests) -> None:
+    """Raise OrchError with what is wrong with any model file of the manifests."""
+    from orchestrator.errors import Kind, OrchError  # beside its use, as above
+    from orchestrator.manifest.model_file import check_sources
+
+    problems = [problem for document in manifests.documents for problem in check_sources(document)]
+    if problems:
+        raise OrchError(Kind.INVALID, problems)
+
+
+def _summaries(documents: Iterable[Document]) -> list[str]:
+    """Return one line for each file: how many deployments and models it holds."""
+    counts: dict[str, tuple[int, int]] = {}
+    for document in documents:
+        name = _shown(document.path)
+        deployments, models = counts.get(name, (0, 0))
+        counts[name] = (deployments + 1, models + len(document.deployment.spec.models))
+    return [
+        f"{name}: ok ({_counted(deployments, 'deployment')}, {_counted(models, 'model')})"
+        for name, (deployments, models) in counts.items()
+    ]
+
+
+def _shown(path: Path | None) -> str:
+    """Return the path as people name it from here; a dash for standard input."""
+    if path is None:
+        return "-"
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
