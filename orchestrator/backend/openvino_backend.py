@@ -1,0 +1,379 @@
+"""OpenVINO behind the backend's Protocols; nothing else in orch imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from orchestrator.backend.base import DTYPES, Actual, Array, CompileRequest
+from orchestrator.backend.engine_text import clean, engine_errors, spell, unspell
+from orchestrator.backend.model_file import check_file, digest, reshape, tensors, unbatchable, weights
+from orchestrator.backend.plugins import PluginAlias, read_aliases
+from orchestrator.backend.read_back import execution_devices, read_back, total
+from orchestrator.errors import Kind, OrchError
+from orchestrator.inventory.device import Device, Inventory
+from orchestrator.inventory.host import read_host
+from orchestrator.inventory.model import ModelInfo, TensorInfo
+
+# Importing openvino starts a telemetry thread that forks, unless it believes to be in continuous integration (trap 31).
+os.environ.setdefault("CI", "true")
+
+import openvino as ov
+
+OPTIONAL_FAMILIES = ("GPU", "NPU")  # plugins that ship with OpenVINO and load only where a driver is
+HELPER_MARK = "("  # AUTO writes (CPU) while its start-up helper stands in for the real device (trap 1)
+SETTLE_TIMEOUT_S = 60.0  # large models take tens of seconds to compile for a GPU
+SETTLE_POLL_S = 0.02
+CLOSE_TIMEOUT_MS = 10_000  # longest wait for an inference that should not be running any more
+CUMULATIVE = "CUMULATIVE_THROUGHPUT"
+READ_HINT = "check that the file is complete, and of a format that OpenVINO reads"
+
+
+class OpenVinoBackend:
+    """One OpenVINO Core; make one in each process (plugins are not shared between Cores)."""
+
+    def __init__(self, plugins: Sequence[PluginAlias] | None = None) -> None:
+        self._plugins = tuple(read_aliases(os.environ) if plugins is None else plugins)
+
+    @cached_property
+    def _core(self) -> Any:
+        core = ov.Core()
+        libraries = Path(ov.__file__).parent / "libs"
+        for plugin in self._plugins:
+            library = libraries / f"libopenvino_{plugin.library}_plugin.so"
+            core.register_plugin(str(library), plugin.name, dict(plugin.properties))
+            if plugin.device_properties:
+                core.set_property(plugin.name, dict(plugin.device_properties))
+        return core
+
+    @property
+    def _aliases(self) -> dict[str, str]:
+        """Return the device behind each alias, by the alias."""
+        return {plugin.name: plugin.stands_for for plugin in self._plugins if plugin.stands_for}
+
+    def inventory(self) -> Inventory:
+        """Return host, devices and what could not be asked; a plugin that does not load never raises."""
+        devices, problems = [], []
+        aliases = self._aliases
+        shown = {name: name for name in self._core.available_devices if name not in aliases.values()} | aliases
+        for name, source in shown.items():
+            try:
+                with engine_errors(f"questions about {name}"):
+                    devices.append(self._device(name, source))
+            except OrchError as error:
+                problems.append(f"{name}: {error}")
+        families = {device.family for device in devices}
+        problems += [text for name in OPTIONAL_FAMILIES if name not in families for text in self._unloadable(name)]
+        return Inventory(openvino=ov.__version__, host=read_host(), devices=tuple(devices), problems=tuple(problems))
+
+    def _unloadable(self, name: str) -> Iterator[str]:
+        try:
+            with engine_errors(f"to load the {name} plugin"):
+                self._core.get_property(name, "SUPPORTED_PROPERTIES")
+        except OrchError as error:
+            yield f"{name}: {error}"
+
+    def _device(self, name: str, source: str) -> Device:
+        supported = dict(self._core.get_property(source, "SUPPORTED_PROPERTIES"))
+        kind = spell(self._ask(source, "DEVICE_TYPE", supported)).lower()
+        streams = self._ask(source, "RANGE_FOR_STREAMS", supported)
+        memory = self._ask(source, f"{source.partition('.')[0]}_DEVICE_TOTAL_MEM_SIZE", supported)
+        return Device(
+            name=name,
+            full_name=str(self._ask(source, "FULL_DEVICE_NAME", supported) or name),
+            type=_device_type(kind),
+            architecture=str(self._ask(source, "DEVICE_ARCHITECTURE", supported) or ""),
+            capabilities=tuple(self._ask(source, "OPTIMIZATION_CAPABILITIES", supported) or ()),
+            range_for_streams=(int(streams[0]), int(streams[1])) if streams else None,
+            # What may only be written (WEIGHTS_PATH) is accepted at compile time all the same.
+            properties={str(key): "RO" if str(mode) == "RO" else "RW" for key, mode in sorted(supported.items())},
+            memory_bytes=int(memory) if memory else None,
+        )
+
+    def _ask(self, device: str, key: str, supported: Mapping[str, Any], **options: Any) -> Any:
+        """Return a property, None where the device has none or fails to say."""
+        if key not in supported:
+            return None
+        try:
+            with engine_errors(key):
+                return self._core.get_property(device, key, options)
+        except OrchError:
+            return None
+
+    def inspect(self, path: str, shapes: Mapping[str, Sequence[int | str]], devices: Sequence[str]) -> ModelInfo:
+        """Read a model file without compiling it; raise OrchError(NOT_FOUND, FAILED, INVALID)."""
+        model = self._read(path)
+        reshape(model, shapes, 1, path)
+        kinds = {op.get_type_name() for op in model.get_ops()}
+        stateful = bool(kinds & {"ReadValue", "Assign"})
+        reason = "it keeps state between inferences" if stateful else unbatchable(model)
+        return ModelInfo(
+            path=path,
+            sha256=digest(Path(path)),
+            weights_bytes=weights(Path(path), model),
+            inputs=tensors(model.inputs, "input", path),
+            outputs=tensors(model.outputs, "output", path),
+            stateful=stateful,
+            int8="FakeQuantize" in kinds,
+            batchable=reason is None,
+            unbatchable_reason=reason,
+            optimal_batch=self._batch_sizes(model, devices, "OPTIMAL_BATCH_SIZE"),
+            max_batch=self._batch_sizes(model, devices, "MAX_BATCH_SIZE"),
+        )
+
+    def _batch_sizes(self, model: Any, devices: Sequence[str], key: str) -> dict[str, int]:
+        sizes = {}
+        for device in devices:
+            supported = self._ask(device, "SUPPORTED_PROPERTIES", {"SUPPORTED_PROPERTIES": "RO"}) or {}
+            size = self._ask(device, key, supported, MODEL_PTR=model)
+            if size is not None:
+                sizes[device] = int(size)
+        return sizes
+
+    def _read(self, path: str) -> Any:
+        check_file(Path(path))
+        with engine_errors(f"to read {path}", path, READ_HINT):
+            return self._core.read_model(path)
+
+    def compile(self, request: CompileRequest) -> OpenVinoCompiledModel:
+        """Compile; raise OrchError(FAILED) with the engine's reason, also when AUTO left out a device (trap 9)."""
+        changed = bool(request.shapes) or request.batch > 1
+        # A path lets OpenVINO cache the compiled model under it and never batches behind our back (trap 4).
+        model: Any = request.path
+        check_file(Path(request.path))
+        if changed:
+            model = self._read(request.path)
+            reshape(model, request.shapes, request.batch, request.path)
+        asked = f"{request.device} with {dict(request.properties) or 'no properties'}"
+        with engine_errors(f"to compile for {asked}", request.path, f"asked for {asked}"):
+            compiled = self._core.compile_model(model, request.device, self._config(request))
+            _check_devices(request, compiled)
+        return OpenVinoCompiledModel(compiled, request.path)
+
+    def _config(self, request: CompileRequest) -> dict[str, Any]:
+        config: dict[str, Any] = {key: unspell(value) for key, value in request.properties.items()}
+        nested = {}
+        for device, properties in request.device_properties.items():
+            values = {key: unspell(value) for key, value in properties.items()}
+            if device in self._aliases:  # nested properties for a HETERO alias crash the process
+                self._core.set_property(self._aliases[device], values)
+            elif values:
+                nested[device] = values
+        return config | ({"DEVICE_PROPERTIES": nested} if nested else {})
+
+
+class OpenVinoCompiledModel:
+    """A compiled model and the requests made of it."""
+
+    def __init__(self, compiled: Any, path: str) -> None:
+        self._compiled = compiled
+        self._inputs = tensors(compiled.inputs, "input", path)
+        self._outputs = tensors(compiled.outputs, "output", path)
+        self._path = path
+        self._requests: list[Any] = []
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Return the inputs as compiled."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Return the outputs as compiled."""
+        return self._outputs
+
+    def create_request(self, done: Callable[[], None]) -> OpenVinoRequest:
+        """Return a new infer request; `done` runs on OpenVINO's callback thread, never for a failed inference."""
+        with engine_errors("a new infer request", self._path):
+            engine = self._compiled.create_infer_request()
+        # The engine keeps the callback, where Python's garbage collector cannot see it: it must not hold the request.
+        guard = _Guard(done)
+        engine.set_callback(guard, None)
+        self._requests.append(engine)
+        return OpenVinoRequest(engine, self._inputs, self._outputs, guard)
+
+    def actual(self) -> Actual:
+        """Read the properties back; raise OrchError(DEADLINE) when AUTO's helper is still there after a minute."""
+        devices = self._settled_devices()
+        properties = dict(sorted(read_back(self._compiled)))
+        return Actual(
+            properties=properties,
+            execution_devices=devices,
+            optimal_requests=int(properties.get("OPTIMAL_NUMBER_OF_INFER_REQUESTS", "1")),
+            streams=total(properties, "NUM_STREAMS"),
+            threads=total(properties, "INFERENCE_NUM_THREADS"),
+        )
+
+    def _settled_devices(self) -> tuple[str, ...]:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        pause = threading.Event()
+        while True:
+            devices = execution_devices(self._compiled)
+            if not any(name.startswith(HELPER_MARK) for name in devices):
+                return devices
+            if time.monotonic() > deadline:
+                what = f"still runs on the start-up helper {', '.join(devices)} after {SETTLE_TIMEOUT_S:g} s"
+                raise OrchError(Kind.DEADLINE, what, where=self._path, hint="name the device instead of AUTO")
+            pause.wait(SETTLE_POLL_S)
+
+    def close(self) -> None:
+        """Give back memory and cores; waits (bounded) for what should not be running any more."""
+        requests, self._requests = self._requests, []
+        for engine in requests:
+            with contextlib.suppress(OrchError), engine_errors("to wait"):
+                # Freeing a request whose callback still waits for Python's lock would hang for good.
+                engine.wait_for(CLOSE_TIMEOUT_MS)
+                engine.set_callback(_nothing, None)
+        self._compiled = None
+
+
+def _nothing(_: Any) -> None:
+    """Stand in for the callback of a closed model."""
+
+
+class _Guard:
+    """Calls `done` and keeps what it raises: an exception out of a callback would end the process (trap 18)."""
+
+    __slots__ = ("_done", "error")
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self.error: BaseException | None = None
+
+    def __call__(self, _: Any) -> None:
+        try:
+            self._done()
+        except BaseException as error:  # noqa: BLE001 - nothing at all may escape into the engine
+            self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What one input tensor must be."""
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+
+
+class OpenVinoRequest:
+    """One infer request that reads its inputs where they lie."""
+
+    __slots__ = ("_engine", "_guard", "_held", "_outputs", "_slots")
+
+    def __init__(self, engine: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], guard: _Guard) -> None:
+        self._engine = engine
+        self._guard = guard
+        self._slots = tuple(_Slot(info.name, info.datatype, DTYPES[info.datatype]) for info in inputs)
+        self._outputs = tuple(info.datatype for info in outputs)
+        self._held: object = None
+
+    def start(self, inputs: Sequence[Array]) -> None:
+        """Start on these arrays; raise OrchError(INVALID) for wrong dtype, layout, shape or count."""
+        if len(inputs) != len(self._slots):
+            raise OrchError(Kind.INVALID, f"takes {len(self._slots)} inputs, got {len(inputs)}")
+        wrapped = [_tensor(slot, array) for slot, array in zip(self._slots, inputs, strict=True)]
+        self._guard.error = None
+        try:
+            for index, tensor in enumerate(wrapped):
+                self._engine.set_input_tensor(index, tensor)
+            # Only now, and until the next start: before, another inference may still read the arrays held.
+            self._held = (tuple(inputs), wrapped)
+            self._engine.start_async()
+        except RuntimeError as error:
+            raise OrchError(Kind.INVALID, clean(str(error), "these inputs")) from error
+
+    def outputs(self) -> tuple[Array, ...]:
+        """Return copies of the outputs (what the engine shows is overwritten by the next start)."""
+        return tuple(_copy(self._engine.get_output_tensor(place), name) for place, name in enumerate(self._outputs))
+
+    def failure(self) -> BaseException | None:
+        """Return why the inference ended without its callback, or what its callback raised."""
+        if self._guard.error is not None:
+            return self._guard.error
+        try:
+            self._engine.wait_for(0)  # raises what the inference raised; says only yes or no otherwise
+        except RuntimeError as error:
+            text = clean(str(error), "this inference")
+            kind = Kind.CANCELLED if "was canceled" in text else Kind.FAILED
+            return OrchError(kind, text)
+        return None
+
+    def cancel(self) -> None:
+        """Ask the engine to give up; a cancelled inference has no callback and reports itself by `failure`."""
+        with contextlib.suppress(RuntimeError):
+            self._engine.cancel()
+
+
+def _tensor(slot: _Slot, array: Array) -> Any:
+    """Wrap an array without copying it; only BYTES are copied, as the engine has strings of its own."""
+    if array.dtype != slot.dtype:
+        raise OrchError(Kind.INVALID, f"input {slot.name!r}: must be {slot.dtype} ({slot.datatype}), got {array.dtype}")
+    if slot.datatype == "BYTES":
+        return _strings(slot, array)
+    if not array.flags.c_contiguous:
+        raise OrchError(Kind.INVALID, f"input {slot.name!r}: the array is not contiguous")
+    if not array.flags.writeable:
+        array = _writeable(array)
+    if slot.datatype == "BF16":
+        return ov.Tensor(array, ov.Shape(array.shape), ov.Type.bf16)
+    return ov.Tensor(array, shared_memory=True)
+
+
+def _writeable(array: Array) -> Array:
+    """Return a second view of read-only memory: the binding wants to be able to write, the engine never does."""
+    if array.size == 0:
+        return array.copy()
+    memory: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    view: Array = np.frombuffer(memory, array.dtype).reshape(array.shape)
+    return view
+
+
+def _strings(slot: _Slot, array: Array) -> Any:
+    for value in array.flat:
+        if not isinstance(value, bytes):
+            raise OrchError(
+                Kind.INVALID, f"input {slot.name!r}: every element must be bytes, got {type(value).__name__}"
+            )
+        if value.endswith(b"\0"):  # the binding goes through numpy's S type, which cannot tell it from padding
+            raise OrchError(Kind.INVALID, f"input {slot.name!r}: OpenVINO cannot take bytes that end in a zero byte")
+    return ov.Tensor(array.astype(np.bytes_) if array.size else np.zeros(array.shape, "S1"))
+
+
+def _copy(tensor: Any, datatype: str) -> Array:
+    if datatype == "BYTES":
+        return np.asarray(tensor.bytes_data).astype(np.object_)
+    data: Array = tensor.data
+    # The binding shows bf16 as float16, whose bits they are not.
+    return data.view(np.uint16).copy() if datatype == "BF16" else data.copy()
+
+
+def _check_devices(request: CompileRequest, compiled: Any) -> None:
+    """Raise when a device that was named is not among those that execute: AUTO drops them in silence."""
+    mode, _, names = request.device.partition(":")
+    cumulative = mode == "MULTI" or (mode == "AUTO" and request.properties.get("PERFORMANCE_HINT") == CUMULATIVE)
+    if not cumulative or not names or names.startswith("-"):
+        return
+    executing = {name.removesuffix(".0") for name in execution_devices(compiled)}
+    dropped = [name for name in names.split(",") if name.removesuffix(".0") not in executing]
+    if dropped:
+        what = f"{mode} left out {', '.join(dropped)} and would run on {', '.join(sorted(executing))} alone"
+        raise OrchError(Kind.FAILED, what, where=request.path, hint="see: orch devices")
+
+
+def _device_type(kind: str) -> Literal["integrated", "discrete"] | None:
+    match kind:
+        case "integrated" | "discrete":
+            return kind
+        case _:
+            return None
