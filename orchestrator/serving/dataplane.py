@@ -1,0 +1,144 @@
+"""The data plane: what HTTP and gRPC call, in terms of models and arrays, on the event loop; it knows no transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.backend.base import Array
+from orchestrator.errors import Kind, OrchError
+from orchestrator.runner.pool import Outcome, Pool
+from orchestrator.scheduling.scheduler import Ticket
+from orchestrator.serving.oip import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is served: what its callers may send, and the pool that answers."""
+
+    signature: Signature
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An admitted request: its place in a pool, held until it is submitted, released or past its deadline."""
+
+    served: Served
+    ticket: Ticket
+
+
+class Bridge:
+    """Carries outcomes from engine threads to the event loop, one wake-up for all that are ready."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ended: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
+        self._woken = False
+
+    def to_loop(self, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+        """Return a callback for any thread that calls `done` on the loop."""
+
+        def post(outcome: Outcome) -> None:
+            self._ended.append((done, outcome))
+            if not self._woken:
+                self._woken = True
+                self._loop.call_soon_threadsafe(self._run)
+
+        return post
+
+    def _run(self) -> None:
+        self._woken = False  # first: what is posted from here on wakes the loop again
+        while self._ended:
+            done, outcome = self._ended.popleft()
+            done(outcome)
+
+
+class DataPlane:
+    """All calls on the loop's thread. `served` is replaced as a whole when models change."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._bridge = Bridge(loop)
+        self.served: Mapping[str, Served] = {}
+        self.draining = False
+
+    def live(self) -> bool:
+        """Tell whether the process answers."""
+        return True
+
+    def ready(self) -> bool:
+        """Tell whether every model answers inferences; a full pool is still ready."""
+        return not self.draining and bool(self.served) and all(served.pool.healthy for served in self.served.values())
+
+    def model_ready(self, name: str, version: str | None) -> bool:
+        """Tell whether this model answers inferences; raise NOT_FOUND for an unknown one."""
+        return self._served(name, version).pool.healthy
+
+    def signature(self, name: str, version: str | None) -> Signature:
+        """Return the model's inputs and outputs; raise NOT_FOUND."""
+        return self._served(name, version).signature
+
+    def index(self) -> list[dict[str, str]]:
+        """Return the models as the repository index lists them."""
+        return [
+            {
+                "name": name,
+                "version": served.signature.version,
+                "state": "READY" if served.pool.healthy else "UNAVAILABLE",
+                "reason": "" if served.pool.healthy else "inferences fail or hang",
+            }
+            for name, served in sorted(self.served.items())
+        ]
+
+    def _served(self, name: str, version: str | None) -> Served:
+        served = self.served.get(name)
+        if served is None:
+            known = ", ".join(sorted(self.served)) or "none yet"
+            raise OrchError(Kind.NOT_FOUND, f"unknown model {name!r}: this endpoint serves {known}")
+        if version and version != served.signature.version:
+            what = f"unknown version {version!r} of model {name!r}: it has version {served.signature.version}"
+            raise OrchError(Kind.NOT_FOUND, what)
+        return served
+
+    def admit(
+        self,
+        name: str,
+        version: str | None,
+        *,
+        nbytes: int,
+        timeout_s: float | None = None,
+        priority: str | None = None,
+    ) -> Admission:
+        """Take a place for a request whose body is to come; raise NOT_FOUND, OVERLOADED, DEADLINE, UNAVAILABLE."""
+        del priority  # classes come with the scheduler that knows them
+        served = self._served(name, version)
+        return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s))
+
+    def submit(self, admission: Admission, rows: int, arrays: Sequence[Array], done: Callable[[Outcome], None]) -> None:
+        """Infer on `arrays` (in the model's order); `done` is called once, on the loop."""
+        pool = admission.served.pool
+        pool.submit(admission.ticket, arrays, self._bridge.to_loop(done), rows=rows if pool.batch > 1 else 1)
+
+    def release(self, admission: Admission) -> None:
+        """Give the place back: the request turned out bad, or its caller went away."""
+        admission.served.pool.cancel(admission.ticket)
+
+    async def infer(self, admission: Admission, rows: int, arrays: Sequence[Array]) -> Outcome:
+        """Infer and return the outcome; raise its error. Cancelling the coroutine cancels the work."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        self.submit(admission, rows, arrays, done)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            self.release(admission)
+            raise
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome

@@ -1,0 +1,216 @@
+"""The head of an HTTP request, parsed by httptools (llhttp) and checked; and the head of an answer, written. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote
+
+import httptools
+
+from orchestrator.errors import Kind, OrchError
+
+HEAD_LIMIT_BYTES = 16 * 1024  # node and nginx allow 8 to 16 KiB
+HEADERS_MAX = 100  # as in Apache
+CACHED_HEADS_MAX = 512  # one client sends the same head again and again
+CACHED_HEAD_BYTES = 2048
+
+STATUS: dict[Kind, int] = {
+    Kind.INVALID: 400,
+    Kind.NOT_FOUND: 404,
+    Kind.CONFLICT: 409,
+    Kind.UNSUPPORTED: 400,
+    Kind.UNAVAILABLE: 503,
+    Kind.OVERLOADED: 503,
+    Kind.DEADLINE: 504,
+    Kind.CANCELLED: 499,
+    Kind.TOO_LARGE: 413,
+    Kind.FAILED: 500,
+    Kind.UNAUTHORIZED: 401,
+    Kind.INTERNAL: 500,
+}
+
+
+class HttpError(Exception):
+    """A request that HTTP itself forbids; the connection is closed after the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        self.text = text
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What of a request's head orch acts on. `content_length` is None for chunked bodies, 0 where there is none."""
+
+    method: str
+    path: str
+    parts: tuple[str, ...]
+    """The path's segments, percent-decoded."""
+    query: str
+    keep_alive: bool
+    content_length: int | None
+    json_length: int | None
+    """Inference-Header-Content-Length: bytes of JSON before the binary tensors."""
+    expect_continue: bool
+    content_encoding: str
+    authorization: str
+    accept: str
+    raw: bytes
+
+    @property
+    def infers(self) -> bool:
+        """Tell whether the request is an inference."""
+        return self.method == "POST" and self.parts[:2] == ("v2", "models") and self.parts[-1] == "infer"
+
+
+class _Collector:
+    """Takes llhttp's callbacks for one head."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.count = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.count += 1
+        if self.count > HEADERS_MAX:
+            raise HttpError(431, f"more than {HEADERS_MAX} headers")
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+
+
+def parse_head(raw: bytes) -> Head:
+    """Return the head in `raw`, which ends in its empty line; raise HttpError for what HTTP forbids."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(raw)
+    except httptools.HttpParserUpgrade:
+        pass  # RFC 9110 7.8: an offer to upgrade may be ignored
+    except httptools.HttpParserCallbackError as error:
+        if isinstance(error.__context__, HttpError):
+            raise error.__context__ from None
+        raise HttpError(400, "bad request head") from None
+    except httptools.HttpParserError as error:
+        raise HttpError(400, f"not an HTTP request: {error}") from None
+    headers = collector.headers
+    version = parser.get_http_version()
+    if version == "1.1" and "host" not in headers:
+        raise HttpError(400, "the Host header is missing")
+    if version not in ("1.0", "1.1"):
+        raise HttpError(505, f"HTTP version {version} is not spoken here")
+    url = _url(collector.url)
+    return Head(
+        method=parser.get_method().decode("latin-1"),
+        path=url[0],
+        parts=tuple(unquote(part) for part in url[0].strip("/").split("/")),
+        query=url[1],
+        keep_alive=parser.should_keep_alive(),
+        content_length=_content_length(headers),
+        json_length=_length(headers, "inference-header-content-length"),
+        expect_continue=headers.get("expect", "").lower() == "100-continue",
+        content_encoding=headers.get("content-encoding", "").lower(),
+        authorization=headers.get("authorization", ""),
+        accept=headers.get("accept", ""),
+        raw=raw,
+    )
+
+
+def _url(raw: bytes) -> tuple[str, str]:
+    try:
+        url = httptools.parse_url(raw)
+    except httptools.HttpParserInvalidURLError:
+        raise HttpError(400, "the request target is not a URL") from None
+    return (url.path or b"/").decode("latin-1"), (url.query or b"").decode("latin-1")
+
+
+def _content_length(headers: dict[str, str]) -> int | None:
+    coding = headers.get("transfer-encoding")
+    if coding is None:
+        return _length(headers, "content-length") or 0
+    if coding.lower() != "chunked":
+        raise HttpError(501, f"transfer coding {coding!r} is not spoken here")
+    return None
+
+
+def _length(headers: dict[str, str], name: str) -> int | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+        raise HttpError(400, f"{name} must be a number of bytes, got {text[:40]!r}")
+    return int(text)
+
+
+class HeadParser:
+    """Parses heads and remembers the last few hundred; a head with a body to come never differs for one client."""
+
+    def __init__(self) -> None:
+        self._cache: dict[bytes, Head] = {}
+
+    def __call__(self, raw: bytes) -> Head:
+        head = self._cache.get(raw)
+        if head is None:
+            head = parse_head(raw)
+            if len(raw) <= CACHED_HEAD_BYTES:
+                if len(self._cache) >= CACHED_HEADS_MAX:
+                    self._cache.clear()
+                self._cache[raw] = head
+        return head
+
+
+class ChunkedBody:
+    """A chunked body: feeds llhttp and collects what comes out, up to `limit` bytes."""
+
+    def __init__(self, head: Head, limit: int) -> None:
+        self.body = bytearray()
+        self.complete = False
+        self._limit = limit
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(head.raw)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the wire; raise HttpError when they are no chunks or too many."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise HttpError(413, f"the body is larger than {self._limit} bytes") from None
+        except httptools.HttpParserError as error:
+            raise HttpError(400, f"bad chunked body: {error}") from None
+
+    def on_body(self, data: bytes) -> None:
+        """Collect, called by llhttp."""
+        if len(self.body) + len(data) > self._limit:
+            raise HttpError(413, "too large")
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        """Note the end, called by llhttp."""
+        self.complete = True
+
+
+def answer_head(status: int, length: int, content_type: str, *, close: bool, extra: str = "") -> bytes:
+    """Return the head of an answer; `extra` are whole header lines, each with its line end."""
+    reason = _REASONS.get(status, "Unknown")
+    connection = "Connection: close\r\n" if close else ""
+    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+    return f"HTTP/1.1 {status} {reason}\r\n{kind}Content-Length: {length}\r\n{connection}{extra}\r\n".encode("latin-1")
+
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
+
+
+def retry_headers(error: OrchError) -> str:
+    """Return `Retry-After` (whole seconds, as HTTP wants them) and its milliseconds, where the error knows them."""
+    if error.retry_after_s is None:
+        return ""
+    seconds = max(1, -int(-error.retry_after_s // 1))
+    return f"Retry-After: {seconds}\r\nX-Orch-Retry-After-Ms: {max(1, round(error.retry_after_s * 1000))}\r\n"
+
+
+Clock = Callable[[], float]

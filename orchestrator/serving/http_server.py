@@ -1,0 +1,106 @@
+"""The HTTP server: listens, keeps its connections, and closes the ones that make no progress."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.dataplane import DataPlane
+from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, HttpLimits, Shared
+from orchestrator.serving.http_head import HeadParser
+from orchestrator.serving.http_routes import Metrics
+from orchestrator.serving.oip import HeadCache
+from orchestrator.serving.tensors import TensorPool
+
+BACKLOG = 4096  # connections that wait while a worker restarts; the kernel caps it at net.core.somaxconn
+SWEEP_S = 1.0
+
+
+def listen(address: str) -> socket.socket:
+    """Return a listening TCP socket on HOST:PORT; raise OrchError when it cannot be had."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise OrchError(Kind.INVALID, f"cannot use the address: {error.strerror or error}", where=address) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        hint = "stop what listens there, or change spec.endpoint in the manifest"
+        raise OrchError(Kind.CONFLICT, f"cannot listen: {error.strerror or error}", where=address, hint=hint) from None
+    listener.setblocking(False)
+    return listener
+
+
+class HttpServer:
+    """Serves a data plane over HTTP/1.1."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: Metrics,
+        *,
+        version: str,
+        on_bug: Callable[[BaseException], None],
+        limits: HttpLimits | None = None,
+        token: Callable[[], str | None] = lambda: None,
+        saturation: Callable[[str], float | None] = lambda _model: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shared = Shared(
+            plane=plane,
+            metrics=metrics,
+            version=version,
+            limits=limits or HttpLimits(),
+            token=token,
+            clock=clock,
+            heads=HeadParser(),
+            bodies=HeadCache(),
+            tensors=TensorPool(),
+            scratch=bytearray(SCRATCH_BYTES),
+            connections=set(),
+            saturation=saturation,
+            on_bug=on_bug,
+        )
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections are open."""
+        return len(self._shared.connections)
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve what connects to `listener`, which becomes the server's."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self._shared), sock=listener, backlog=BACKLOG)
+        self._sweeper = loop.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._shared.clock()
+            for connection in tuple(self._shared.connections):
+                connection.overdue(now)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Accept no more, let what is under way be answered within `timeout_s`, then close everything."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._shared.connections):
+            connection.stop()
+        deadline = self._shared.clock() + timeout_s
+        while self._shared.connections and self._shared.clock() < deadline:
+            await asyncio.sleep(0.02)  # noqa: ASYNC110 - an event would have to be set on every disconnect
+        for connection in tuple(self._shared.connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
