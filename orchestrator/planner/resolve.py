@@ -1,0 +1,253 @@
+"""From a deployment, an inventory and what its models are, to the plan: by rule, without measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.inventory.device import Inventory
+from orchestrator.inventory.model import ModelInfo
+from orchestrator.manifest.spec import Deployment, ModelSpec
+from orchestrator.planner import properties as keys
+from orchestrator.planner.demand import Case, Choice, check_compile, choose
+from orchestrator.planner.layout import ThreadClaim, share_threads
+from orchestrator.planner.memory import Need, check_memory, need_of
+from orchestrator.planner.placement import Fault, Placement, place
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan, Reason, SloPlan
+from orchestrator.planner.processors import Worker
+from orchestrator.planner.rules import because
+from orchestrator.planner.settings import all_properties, cpu_settings
+
+TIMEOUT_S = 30.0  # longest wait for an answer where neither `queue.timeout` nor an SLO says otherwise
+PRIORITY_WEIGHT = {"critical": 4.0, "default": 2.0, "sheddable": 1.0}  # shares of CPU threads (rule 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A model that has its devices."""
+
+    spec: ModelSpec
+    info: ModelInfo
+    placement: Placement
+
+
+def resolve(
+    deployment: Deployment,
+    inventory: Inventory,
+    models: Mapping[str, ModelInfo],
+    *,
+    cores: tuple[int, ...] | None = None,
+    taken_cpus: int = 0,
+    token_file: str | None = None,
+    fingerprint: str = "",
+) -> DeploymentPlan:
+    """Return the plan of the deployment on this machine.
+
+    `models` has what each model's file is, by the model's name. `cores` are the worker's own; without them it shares
+    the machine, of which other workers hold `taken_cpus`. Raise OrchError (INVALID or UNSUPPORTED) with every problem
+    of every model.
+    """
+    cpus, warnings = _cpus(deployment, inventory, cores, taken_cpus)
+    placed, problems = _place_all(deployment, inventory, models, cpus)
+    worker = Worker(inventory.host, cpus, cores is not None, sum(one.placement.uses_cpu for one in placed))
+    shares, problem = _shares(deployment, placed, cpus)
+    if not problems and problem is not None:
+        problems.append(problem)
+    _raise(problems)
+    cases = [Case(one.spec, one.info, one.placement, worker, shares.get(one.spec.name, cpus)) for one in placed]
+    plans, needs = [], []
+    for case in sorted(cases, key=lambda case: case.spec.name):
+        plan, need = _plan_model(case)
+        plans.append(plan)
+        needs.append(need)
+    refusals, memory_warnings = check_memory(needs, inventory.host, deployment.spec.resources.memory, inventory.devices)
+    _raise([_problem(deployment, None, Fault("resources.memory", what, "serve fewer models")) for what in refusals])
+    warnings += [*memory_warnings, *_planning_warnings(deployment), *_crowding_warnings(worker)]
+    endpoint = deployment.spec.endpoint
+    return DeploymentPlan(
+        name=deployment.metadata.name,
+        endpoint=EndpointPlan(http=endpoint.http, grpc=endpoint.grpc, token_file=token_file),
+        cpus=cpus,
+        cores=cores,
+        memory_bytes=deployment.spec.resources.memory,
+        models=tuple(plans),
+        warnings=tuple(warnings),
+        fingerprint=fingerprint,
+    )
+
+
+def _cpus(
+    deployment: Deployment, inventory: Inventory, cores: tuple[int, ...] | None, taken_cpus: int
+) -> tuple[int, list[str]]:
+    """Return the cores that the models share, and what to say where these are fewer than asked for."""
+    effective = inventory.host.effective_cpus
+    if cores is not None:
+        return min(len(cores), effective) or 1, []
+    asked = deployment.spec.resources.cpus
+    left = max(1, effective - taken_cpus)
+    if asked is None or asked <= left:
+        return asked or left, []
+    taken = f", of which other deployments hold {taken_cpus}" if taken_cpus else ""
+    return left, [f"resources.cpus is {asked}, and this machine grants {effective}{taken}: planned for {left}"]
+
+
+def _place_all(
+    deployment: Deployment, inventory: Inventory, models: Mapping[str, ModelInfo], cpus: int
+) -> tuple[list[Placed], list[tuple[Kind, Problem]]]:
+    placed, problems = [], []
+    for spec in deployment.spec.models:
+        info = models[spec.name]
+        placement, faults = place(spec, info, inventory)
+        if placement is not None:
+            faults = (*check_compile(spec, info, placement, cpus), *_check_properties(spec, placement))
+            placed.append(Placed(spec, info, placement))
+        if spec.sha256 is not None and spec.sha256 != info.sha256:
+            what = f"the manifest pins {spec.sha256[:12]}..., and {spec.source} is {info.sha256[:12]}..."
+            faults = (*faults, Fault("sha256", what, "restore the file, or pin the new digest", Kind.INVALID))
+        problems += [_problem(deployment, spec, fault) for fault in faults]
+    return placed, problems
+
+
+def _check_properties(spec: ModelSpec, placement: Placement) -> tuple[Fault, ...]:
+    faults = []
+    for key in sorted(spec.properties):
+        rejection = keys.check(key, spec.properties[key], placement.devices, placement.virtual)
+        if rejection is not None:
+            faults.append(Fault(f"properties.{key}", rejection.what, rejection.hint))
+    return tuple(faults)
+
+
+def _problem(deployment: Deployment, spec: ModelSpec | None, fault: Fault) -> tuple[Kind, Problem]:
+    where = deployment.metadata.name + (f"/{spec.name}" if spec else "")
+    return fault.kind, Problem(fault.what, f"{where}: {fault.field}", fault.hint)
+
+
+def _raise(problems: Iterable[tuple[Kind, Problem]]) -> None:
+    problems = tuple(problems)
+    if problems:
+        kind = Kind.INVALID if any(kind is Kind.INVALID for kind, _ in problems) else Kind.UNSUPPORTED
+        raise OrchError(kind, [problem for _, problem in problems])
+
+
+def _shares(
+    deployment: Deployment, placed: Iterable[Placed], cpus: int
+) -> tuple[Mapping[str, int], tuple[Kind, Problem] | None]:
+    """Return each CPU model's threads (rule 21), or the problem that what they ask for does not fit."""
+    on_cpus = [one for one in placed if one.placement.uses_cpu]
+    rates = [one.spec.slo.rate for one in on_cpus if one.spec.slo and one.spec.slo.rate]
+    mean = sum(rates) / len(rates) if rates else 1.0
+    claims = {one.spec.name: _claim(one.spec, mean) for one in on_cpus}
+    shares = share_threads(cpus, claims)
+    if shares is not None:
+        return shares, None
+    asks = ", ".join(f"{name} {claims[name].floor}" for name in sorted(claims))
+    total = sum(claim.floor for claim in claims.values())
+    what = f"the models need {total} threads together ({asks}), and the worker has {cpus} cores"
+    hint = "lower `compile.threads` or `compile.streams`, or leave them to orch"
+    return {}, _problem(deployment, None, Fault("models", what, hint))
+
+
+def _claim(spec: ModelSpec, mean_rate: float) -> ThreadClaim:
+    rate = spec.slo.rate if spec.slo and spec.slo.rate else mean_rate
+    asked = spec.compile
+    streams = asked.streams if asked and isinstance(asked.streams, int) else 1
+    return ThreadClaim(
+        weight=PRIORITY_WEIGHT[spec.priority] * rate, least=streams, exact=asked.threads if asked else None
+    )
+
+
+def _plan_model(case: Case) -> tuple[ModelPlan, Need]:
+    spec, placement = case.spec, case.placement
+    choice = choose(case)
+    threads, cpu_reasons, on_cpus = cpu_settings(case, choice)
+    properties, device_properties, reasons, warnings = all_properties(case, choice, on_cpus)
+    shapes, shape_reasons = _shapes(case)
+    streams = choice.streams if isinstance(choice.streams, int) else None
+    plan = ModelPlan(
+        name=spec.name,
+        version=spec.version,
+        source=case.info.path,
+        sha256=case.info.sha256,
+        requested=str(spec.device),
+        device=str(placement),
+        degraded=placement.degraded,
+        expression="hint" if choice.streams is None else "explicit",
+        properties=properties,
+        device_properties=device_properties,
+        shapes=shapes,
+        streams=streams,
+        threads=threads,
+        batch=choice.batch,
+        requests=choice.requests,
+        queue=_queue(spec),
+        slo=SloPlan(latency_s=spec.slo.latency, percentile=spec.slo.percentile, rate_per_s=spec.slo.rate)
+        if spec.slo
+        else None,
+        concurrency=spec.traffic.concurrency,
+        priority=spec.priority,
+        reasons=(*placement.reasons, *choice.reasons, *cpu_reasons, *shape_reasons, *reasons, _queue_reason(spec)),
+        warnings=(*placement.warnings, *choice.warnings, *warnings, *_model_warnings(case, choice)),
+    )
+    requests = choice.requests or streams or 1
+    return plan, need_of(spec.name, case.info, placement.devices, choice.batch, requests)
+
+
+def _shapes(case: Case) -> tuple[dict[str, list[int | str]], tuple[Reason, ...]]:
+    """Return the new input shapes: as asked, with the batch fixed at 1 for an NPU that takes static shapes only."""
+    shapes = {name: list(case.spec.shapes[name]) for name in sorted(case.spec.shapes)}
+    if not case.placement.of("NPU") or case.asked.batch is not None:
+        return shapes, ()
+    fixed: dict[str, list[int | str]] = {
+        tensor.name: [1, *(dim.low for dim in tensor.shape[1:])]
+        for tensor in case.info.inputs
+        if tensor.shape and not tensor.shape[0].static
+    }
+    if not fixed:
+        return shapes, ()
+    return {**shapes, **fixed}, (because("shapes", "batch fixed at 1: an NPU takes static shapes only", 29),)
+
+
+def _queue(spec: ModelSpec) -> QueuePlan:
+    timeout = spec.queue.timeout or (spec.slo.latency if spec.slo else TIMEOUT_S)
+    return QueuePlan(limit=spec.queue.limit, timeout_s=timeout, memory_bytes=spec.queue.memory)
+
+
+def _queue_reason(spec: ModelSpec) -> Reason:
+    if spec.queue.timeout is not None:
+        whose = "timeout as the manifest asks"
+    elif spec.slo is not None:
+        whose = "timeout from the SLO: a later answer is worth nothing"
+    else:
+        whose = f"timeout {TIMEOUT_S:g} s, because nothing says how long callers wait"
+    limit = "limit as the manifest asks" if spec.queue.limit is not None else "limit derived while it runs"
+    return because("queue", f"{limit}; {whose}")
+
+
+def _model_warnings(case: Case, choice: Choice) -> tuple[str, ...]:
+    warnings = []
+    if case.info.stateful and (choice.requests or choice.streams or 2) != 1:
+        warnings.append("the model keeps state, and each infer request has its own: callers are not kept to one")
+    sockets = case.worker.host.cores.sockets
+    if (
+        choice.latency
+        and case.placement.uses_cpu
+        and sockets > 1
+        and case.share > case.worker.host.cores.physical // sockets
+    ):
+        warnings.append(f"LATENCY uses one of {sockets} sockets; state `traffic.concurrency` to use all (trap 28)")
+    return tuple(warnings)
+
+
+def _planning_warnings(deployment: Deployment) -> list[str]:
+    mode = deployment.spec.planning.mode
+    if mode == "hint":
+        return []
+    return [f"planning.mode is {mode}, which this version does not have: planned by rule; nothing was measured"]
+
+
+def _crowding_warnings(worker: Worker) -> list[str]:
+    if worker.cpu_models <= worker.cpus:
+        return []
+    cores = "core" if worker.cpus == 1 else "cores"
+    return [f"{worker.cpu_models} models share {worker.cpus} {cores}: one thread each, and they slow each other down"]
