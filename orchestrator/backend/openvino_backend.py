@@ -8,14 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from orchestrator.backend.base import DTYPES, Actual, Array, CompileRequest
+from orchestrator.backend.arrays import Slot, check_arrays, slots
+from orchestrator.backend.base import Actual, Array, CompileRequest
 from orchestrator.backend.engine_text import clean, engine_errors, spell, unspell
 from orchestrator.backend.model_file import check_file, digest, reshape, tensors, unbatchable, weights
 from orchestrator.backend.plugins import PluginAlias, read_aliases
@@ -257,15 +257,6 @@ class _Guard:
             self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """What one input tensor must be."""
-
-    name: str
-    datatype: str
-    dtype: np.dtype[Any]
-
-
 class OpenVinoRequest:
     """One infer request that reads its inputs where they lie."""
 
@@ -274,14 +265,13 @@ class OpenVinoRequest:
     def __init__(self, engine: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], guard: _Guard) -> None:
         self._engine = engine
         self._guard = guard
-        self._slots = tuple(_Slot(info.name, info.datatype, DTYPES[info.datatype]) for info in inputs)
+        self._slots = slots(inputs)
         self._outputs = tuple(info.datatype for info in outputs)
         self._held: object = None
 
     def start(self, inputs: Sequence[Array]) -> None:
         """Start on these arrays; raise OrchError(INVALID) for wrong dtype, layout, shape or count."""
-        if len(inputs) != len(self._slots):
-            raise OrchError(Kind.INVALID, f"takes {len(self._slots)} inputs, got {len(inputs)}")
+        check_arrays(self._slots, inputs)
         wrapped = [_tensor(slot, array) for slot, array in zip(self._slots, inputs, strict=True)]
         self._guard.error = None
         try:
@@ -291,7 +281,8 @@ class OpenVinoRequest:
             self._held = (tuple(inputs), wrapped)
             self._engine.start_async()
         except RuntimeError as error:
-            raise OrchError(Kind.INVALID, clean(str(error), "these inputs")) from error
+            text = clean(str(error), "these inputs")
+            raise OrchError(Kind.CONFLICT if "is busy" in text else Kind.INVALID, text) from error
 
     def outputs(self) -> tuple[Array, ...]:
         """Return copies of the outputs (what the engine shows is overwritten by the next start)."""
@@ -315,14 +306,10 @@ class OpenVinoRequest:
             self._engine.cancel()
 
 
-def _tensor(slot: _Slot, array: Array) -> Any:
+def _tensor(slot: Slot, array: Array) -> Any:
     """Wrap an array without copying it; only BYTES are copied, as the engine has strings of its own."""
-    if array.dtype != slot.dtype:
-        raise OrchError(Kind.INVALID, f"input {slot.name!r}: must be {slot.dtype} ({slot.datatype}), got {array.dtype}")
     if slot.datatype == "BYTES":
-        return _strings(slot, array)
-    if not array.flags.c_contiguous:
-        raise OrchError(Kind.INVALID, f"input {slot.name!r}: the array is not contiguous")
+        return ov.Tensor(array.astype(np.bytes_) if array.size else np.zeros(array.shape, "S1"))
     if not array.flags.writeable:
         array = _writeable(array)
     if slot.datatype == "BF16":
@@ -337,17 +324,6 @@ def _writeable(array: Array) -> Array:
     memory: Any = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     view: Array = np.frombuffer(memory, array.dtype).reshape(array.shape)
     return view
-
-
-def _strings(slot: _Slot, array: Array) -> Any:
-    for value in array.flat:
-        if not isinstance(value, bytes):
-            raise OrchError(
-                Kind.INVALID, f"input {slot.name!r}: every element must be bytes, got {type(value).__name__}"
-            )
-        if value.endswith(b"\0"):  # the binding goes through numpy's S type, which cannot tell it from padding
-            raise OrchError(Kind.INVALID, f"input {slot.name!r}: OpenVINO cannot take bytes that end in a zero byte")
-    return ov.Tensor(array.astype(np.bytes_) if array.size else np.zeros(array.shape, "S1"))
 
 
 def _copy(tensor: Any, datatype: str) -> Array:
