@@ -1,0 +1,253 @@
+"""Export the snapshots of a worker's pools to Prometheus, read at the moment of the scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from orchestrator.telemetry.recorder import Histogram, HistogramKind
+from orchestrator.telemetry.snapshot import PoolSnapshot, Saturation, SaturationState
+
+STATES: tuple[SaturationState, ...] = ("OK", "BUSY", "SATURATED", "OVERLOADED")
+# Nothing that a client chooses may be a label: the number of series is bounded by the manifest.
+POOL_LABELS = ("deployment", "model", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReport:
+    """One pool as the exporter sees it."""
+
+    snapshot: PoolSnapshot
+    saturation: Saturation
+    histograms: Mapping[HistogramKind, Histogram]
+    device: str
+    """Where it runs, such as `CPU` or `GPU.0,CPU`."""
+    plan: str
+    """Digest of the plan that it was made from."""
+    streams: int | None = None
+    in_slo_total: int | None = None
+    headroom_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """One worker as the exporter sees it."""
+
+    deployment: str
+    started_epoch_s: float
+    orch_version: str
+    openvino_version: str
+    pools: tuple[PoolReport, ...] = field(default=())
+
+
+Reading = float | Mapping[str, float] | Mapping[str, str] | Histogram | None
+"""A number; numbers by the value of the extra label; the labels of an info; a histogram; None leaves the series out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMetric:
+    """One line of the table: a metric that every pool has."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram", "info"]
+    help: str
+    read: Callable[[PoolReport], Reading]
+    label: str | None = None
+    """The extra label whose values `read` returns as keys."""
+
+
+def _outcomes(pool: PoolReport) -> dict[str, float]:
+    totals = pool.snapshot.totals
+    return {
+        "completed": totals.completed,
+        "rejected": totals.rejected,
+        "expired": totals.expired,
+        "cancelled": totals.cancelled,
+        "failed": totals.failed,
+    }
+
+
+def _share(percentile: float | None) -> float | None:
+    return None if percentile is None else percentile / 100
+
+
+# The order of the page and of docs/metrics.md. Names: base units, `_total` for counters, as promtool checks.
+POOL_METRICS = (
+    PoolMetric(
+        *("orch_requests", "counter", "Requests that have ended, by outcome; each ends in exactly one."),
+        _outcomes,
+        "outcome",
+    ),
+    PoolMetric(
+        *("orch_requests_accepted", "counter", "Requests admitted, whether or not they have ended."),
+        lambda pool: pool.snapshot.totals.accepted,
+    ),
+    PoolMetric(
+        *("orch_requests_in_slo", "counter", "Requests answered within the SLO's latency (goodput is its rate)."),
+        lambda pool: pool.in_slo_total,
+    ),
+    PoolMetric(
+        *("orch_inferences_in_flight", "gauge", "Inferences running now, at most orch_infer_requests."),
+        lambda pool: pool.snapshot.in_flight,
+    ),
+    PoolMetric(
+        *("orch_requests_queued", "gauge", "Requests complete and waiting for an infer request now."),
+        lambda pool: pool.snapshot.queued,
+    ),
+    PoolMetric(
+        *("orch_requests_receiving", "gauge", "Requests admitted whose body is still on its way."),
+        lambda pool: pool.snapshot.receiving,
+    ),
+    PoolMetric(
+        *("orch_queue_limit_requests", "gauge", "Requests that may wait before others are refused."),
+        lambda pool: pool.snapshot.queue_limit,
+    ),
+    PoolMetric(
+        *("orch_queue_bytes", "gauge", "Bytes of tensors that wait now."),
+        lambda pool: pool.snapshot.queued_bytes,
+    ),
+    PoolMetric(
+        *("orch_request_latency_seconds", "histogram", "From a request's arrival to its answer."),
+        lambda pool: pool.histograms["latency"],
+    ),
+    PoolMetric(
+        *("orch_queue_wait_seconds", "histogram", "From a request's arrival to the start of its inference."),
+        lambda pool: pool.histograms["wait"],
+    ),
+    PoolMetric(
+        *("orch_inference_seconds", "histogram", "From the start of a request's inference to its end."),
+        lambda pool: pool.histograms["service"],
+    ),
+    PoolMetric(
+        *("orch_streams", "gauge", "Streams of the compiled model; absent where the device has none."),
+        lambda pool: pool.streams,
+    ),
+    PoolMetric(
+        *("orch_infer_requests", "gauge", "Inferences that may run at the same time."),
+        lambda pool: pool.snapshot.requests,
+    ),
+    PoolMetric(
+        *("orch_batch_limit_rows", "gauge", "Rows that may share one inference."),
+        lambda pool: pool.snapshot.batch,
+    ),
+    PoolMetric(
+        *("orch_slo_latency_seconds", "gauge", "Latency that the manifest promises; absent without an SLO."),
+        lambda pool: pool.snapshot.slo_latency_s,
+    ),
+    PoolMetric(
+        *("orch_slo_share_ratio", "gauge", "Share of requests for which it promises that latency, 0.99 for p99."),
+        lambda pool: _share(pool.snapshot.slo_percentile),
+    ),
+    PoolMetric(
+        *("orch_slo_requests_per_second", "gauge", "Arrival rate up to which it promises that latency."),
+        lambda pool: pool.snapshot.slo_rate_per_s,
+    ),
+    PoolMetric(
+        *("orch_saturation_ratio", "gauge", "How full the pool is by its fullest term, 1 is full, more is too much."),
+        lambda pool: pool.saturation.value,
+    ),
+    PoolMetric(
+        *("orch_saturation_state", "gauge", "1 for the state that the pool is in, 0 for the others."),
+        lambda pool: {str(state): float(pool.saturation.state == state) for state in STATES},
+        "state",
+    ),
+    PoolMetric(
+        *("orch_headroom_requests_per_second", "gauge", "Arrivals to spare before the SLO breaks; absent if unknown."),
+        lambda pool: pool.headroom_per_s,
+    ),
+    PoolMetric(
+        *("orch_model", "info", "Where the model runs, and the plan that says so; the value is always 1."),
+        lambda pool: {"device": pool.device, "plan": pool.plan},
+    ),
+)
+
+WORKER_START = ("orch_worker_start_time_seconds", "When the worker started, in seconds since the epoch.")
+BUILD = ("orch_build", "Versions in use; the value is always 1.")
+
+
+class PoolCollector(Collector):
+    """Ask `source` for the worker's report at each scrape and turn it into metric families."""
+
+    def __init__(self, source: Callable[[], WorkerReport]) -> None:
+        self._source = source
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the families without samples, so that registering asks nothing of the worker."""
+        return [_family(metric) for metric in POOL_METRICS]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return one family for each line of the table that has a value, and those of the worker."""
+        report = self._source()
+        for metric in POOL_METRICS:
+            family = _family(metric)
+            for pool in report.pools:
+                _add(family, metric, _label_values(report, pool), metric.read(pool))
+            if family.samples:
+                yield family
+        started = GaugeMetricFamily(*WORKER_START, labels=["deployment"])
+        started.add_metric([report.deployment], report.started_epoch_s)
+        yield started
+        build = InfoMetricFamily(*BUILD)
+        build.add_metric([], {"version": report.orch_version, "openvino": report.openvino_version})
+        yield build
+
+
+def make_registry(source: Callable[[], WorkerReport]) -> CollectorRegistry:
+    """Return a registry of this worker's metrics: the pools', and the process's own CPU, memory and descriptors."""
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(source))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry, accept: str | None = None) -> tuple[bytes, str]:
+    """Return the page and its content type, as OpenMetrics where the Accept header asks for it."""
+    encode, content_type = choose_encoder(accept or "")
+    return encode(registry), content_type
+
+
+def _family(metric: PoolMetric) -> Metric:
+    labels = [*POOL_LABELS, *([metric.label] if metric.label else [])]
+    kinds = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+        "info": InfoMetricFamily,
+    }
+    family: Metric = kinds[metric.type](metric.name, metric.help, labels=labels)
+    return family
+
+
+def _label_values(report: WorkerReport, pool: PoolReport) -> list[str]:
+    return [report.deployment, pool.snapshot.model, pool.snapshot.version]
+
+
+def _add(family: Metric, metric: PoolMetric, labels: list[str], reading: Reading) -> None:
+    if reading is None:
+        return
+    if isinstance(family, HistogramMetricFamily):
+        assert isinstance(reading, Histogram)
+        bounds = map(floatToGoString, reading.bounds_s)
+        family.add_metric(labels, list(zip(bounds, reading.counts, strict=True)), reading.sum_s)
+    elif isinstance(family, InfoMetricFamily):
+        assert isinstance(reading, Mapping)
+        family.add_metric(labels, {name: str(value) for name, value in reading.items()})
+    elif metric.label is not None:
+        assert isinstance(reading, Mapping)
+        for value, number in reading.items():
+            family.add_metric([*labels, value], number)  # type: ignore[attr-defined]
+    else:
+        family.add_metric(labels, reading)  # type: ignore[attr-defined]
