@@ -55,16 +55,26 @@ _MISSING = {
 }
 
 
-def explain(root: source.Node, errors: Iterable[ErrorDetails]) -> list[source.Finding]:
-    """Return one finding for each place in the document that an error points at, in the document's order."""
+_UNREAD = Problem("")  # stands for a problem that is only counted
+
+
+def explain(root: source.Node, errors: Iterable[ErrorDetails], limit: int) -> list[source.Finding]:
+    """Return one finding for each place that an error points at, in the document's order.
+
+    Only the first `limit` have words: there may be tens of thousands, and nobody reads more.
+    """
     groups: dict[tuple[Path, bool], list[ErrorDetails]] = {}
     for error in errors:
         path = source.lookup(root, error["loc"]).path
         if error["type"] == "missing":
             path = (*path, error["loc"][-1])
         groups.setdefault((path, error["loc"][-1] == "[key]"), []).append(error)
-    findings = [_finding(root, path, is_key, group) for (path, is_key), group in groups.items()]
-    return sorted(findings, key=lambda finding: (finding.position.line, finding.position.column))
+    places = [(_place(root, path, is_key, group), path, is_key) for (path, is_key), group in groups.items()]
+    places.sort(key=lambda place: (place[0].line, place[0].column))
+    return [
+        source.Finding(at, _problem(root, at, path, is_key, groups[path, is_key]) if rank < limit else _UNREAD)
+        for rank, (at, path, is_key) in enumerate(places)
+    ]
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -74,7 +84,7 @@ def dotted(path: Iterable[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         elif part.replace("_", "").replace("-", "").isalnum():
-            text += f".{part}" if text else part
+            text += f".{_cut(part)}" if text else _cut(part)
         else:
             text += f"[{_cut(part)!r}]"
     return text
@@ -97,24 +107,26 @@ def seen(value: object) -> str:
             return str(value)
 
 
-def _finding(root: source.Node, path: Path, is_key: bool, group: list[ErrorDetails]) -> source.Finding:
-    error = group[0]
+def _place(root: source.Node, path: Path, is_key: bool, group: list[ErrorDetails]) -> source.Position:
     found = source.lookup(root, path)
-    position = found.position
-    match error["type"]:
+    return found.key_position if is_key or group[0]["type"] == "extra_forbidden" else found.position
+
+
+def _problem(root: source.Node, at: source.Position, path: Path, is_key: bool, group: list[ErrorDetails]) -> Problem:
+    """Put one place's errors into words."""
+    match group[0]["type"]:
         case "missing":
-            what, hint = f"the key {error['loc'][-1]!r} is missing", _MISSING.get(str(error["loc"][-1]))
-            path = found.path
+            what, hint = f"the key {path[-1]!r} is missing", _MISSING.get(str(path[-1]))
+            path = path[:-1]
         case "extra_forbidden":
             what, hint = _unknown_key(path)
-            path, position = found.path[:-1], found.key_position
+            path = path[:-1]
         case _:
-            position = found.key_position if is_key else position
-            what, hint = _value_words(root, found, group)
+            what, hint = _value_words(root, source.lookup(root, path), group)
     if is_key:
-        what = f"the key {seen(path[-1])} {what}"
+        what = f"the key {what}"
     name = dotted(path)
-    return source.Finding(position, Problem(f"{name}: {_cut(what, WHAT_MAX)}" if name else what, str(position), hint))
+    return Problem(f"{name}: {_cut(what, WHAT_MAX)}" if name else _cut(what, WHAT_MAX), str(at), hint)
 
 
 def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetails]) -> tuple[str, str | None]:
@@ -130,6 +142,7 @@ def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetail
         return _mismatch(allowed, found, group)
     if error["type"] in _LIMITS:
         limit = _LIMITS[error["type"]].format(**{key: _number(value) for key, value in context.items()})
+        limit = limit.replace(" 1 characters", " 1 character").replace(" 1 entries", " 1 entry")
         return f"{limit}, got {_counted(error)}", None
     if error["type"] == "string_pattern_mismatch":
         words = spec.PATTERN_WORDS.get(context["pattern"], f"match {context['pattern']}")
@@ -144,7 +157,7 @@ def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetail
 
 def _mismatch(allowed: str, found: source.Found, group: list[ErrorDetails]) -> tuple[str, str | None]:
     if found.node.empty:
-        return f"must be {allowed}, got nothing", "write a value after the key, or remove the key"
+        return f"must be {allowed}, got nothing", "write a value, or remove it"
     value = found.node.value
     words = [word.strip("' ") for each in group if each["type"] == "literal_error" for word in _words(each)]
     hint = _did_you_mean(value, words) if isinstance(value, str) else None
@@ -183,10 +196,22 @@ def _unknown_key(path: Path) -> tuple[str, str | None]:
     if model is None:
         return what, None
     allowed = _keys(model)
-    for name, inner in allowed.items():
-        if inner is not None and key in _keys(inner):
-            return what, f"{key!r} belongs under {name!r}"
+    home = _home(key, allowed)
+    if home is not None:
+        return what, f"{key!r} belongs under {home!r}"
     return what, _did_you_mean(key, allowed) or f"allowed here: {', '.join(allowed)}"
+
+
+def _home(key: str, allowed: Mapping[str, type[BaseModel] | None]) -> str | None:
+    """Return where the key belongs among the objects further in: `spec.models.compile`."""
+    for name, inner in allowed.items():
+        keys = _keys(inner) if inner is not None else {}
+        if key in keys:
+            return name
+        further = _home(key, keys)
+        if further is not None:
+            return f"{name}.{further}"
+    return None
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str | None:

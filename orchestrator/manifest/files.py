@@ -80,7 +80,7 @@ def _folder(name: str, problems: list[Problem]) -> Iterator[tuple[str, Path | No
 def _is_manifest(entry: os.DirEntry[str]) -> bool:
     name = entry.name
     wanted = name.endswith(SUFFIXES) and not name.endswith(LOCK_SUFFIXES) and not name.startswith(".")
-    return wanted and not entry.is_dir()
+    return wanted and not os.path.isdir(entry.path)  # noqa: PTH112 - entry.is_dir raises for a loop of links
 
 
 def _file(name: str, path: Path) -> Text:

@@ -91,7 +91,7 @@ def _documents(text: files.Text) -> tuple[list[Document], list[Problem]]:
         if deployment is not None:
             documents.append(Document(deployment, text.path, text.base, document.text, document.line, document.root))
     if not parsed.documents and not findings:
-        what = "holds no manifest: " + ("only comments" if text.text.strip() else "it is empty")
+        what = "holds no manifest: " + ("only comments" if "#" in text.text else "it is empty")
         return [], [Problem(what, str(Position(text.name, 1, 1)), "see deployments/ for examples")]
     findings.sort(key=lambda finding: (finding.position.line, finding.position.column))
     return documents, [finding.problem for finding in findings]
@@ -105,7 +105,7 @@ def _deployment(root: Node) -> tuple[Deployment | None, list[Finding]]:
         # Only the names of the format: `api_version` is for Python.
         return Deployment.model_validate(root.value, by_alias=True, by_name=False), []
     except ValidationError as error:
-        return None, explain.explain(root, error.errors(include_url=False))
+        return None, explain.explain(root, error.errors(include_url=False), PROBLEMS_MAX)
 
 
 def _stranger(root: Node) -> Finding | None:
@@ -122,39 +122,38 @@ def _stranger(root: Node) -> Finding | None:
     return None
 
 
-def _clashes(documents: Iterable[Document]) -> list[Problem]:
-    """Return the names and addresses that two deployments claim."""
+def _clashes(documents: Iterable[Document]) -> Iterator[Problem]:
+    """Yield the names and addresses that two deployments claim, with both places."""
     names: dict[str, Position] = {}
-    claims: dict[int, list[tuple[str, Position]]] = {}
-    problems = []
+    hosts: dict[int, dict[str, Position]] = {}
     for document in documents:
-        name = document.deployment.metadata.name
-        at = document.where("metadata", "name")
+        name, at = document.deployment.metadata.name, document.where("metadata", "name")
         if name in names:
             what = f"metadata.name: the deployment name {name!r} is taken, first at {names[name]}"
-            problems.append(Problem(what, str(at), "give each deployment its own name"))
+            yield Problem(what, str(at), "give each deployment its own name")
         names.setdefault(name, at)
-        problems += _address_clashes(document, claims)
-    return problems
+        yield from _address_clashes(document, hosts)
 
 
-_ANY_HOST = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
+_ANY_HOSTS = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
 
 
-def _address_clashes(document: Document, claims: dict[int, list[tuple[str, Position]]]) -> Iterator[Problem]:
+def _address_clashes(document: Document, hosts: dict[int, dict[str, Position]]) -> Iterator[Problem]:
     endpoint = document.deployment.spec.endpoint
     for key, address in (("http", endpoint.http), ("grpc", endpoint.grpc)):
-        if address is None:
+        host, port = _host_port(address or ":0")
+        if port == 0:  # none, or any free one
             continue
-        host, _, digits = address.lower().rpartition(":")
-        host, port = "127.0.0.1" if host == "localhost" else host, int(digits)
-        if port == 0:
-            continue
+        taken = hosts.setdefault(port, {})
+        rivals = taken if host in _ANY_HOSTS else (host, *_ANY_HOSTS)
+        first = next((taken[rival] for rival in rivals if rival in taken), None)
         at = document.where("spec", "endpoint", key)
-        taken = claims.setdefault(port, [])
-        for other, first in taken:
-            if host == other or host in _ANY_HOST or other in _ANY_HOST:
-                what = f"spec.endpoint.{key}: the address {address} is taken, first at {first}"
-                yield Problem(what, str(at), f"give each deployment its own endpoint: {{{key}: HOST:PORT}}")
-                break
-        taken.append((host, at))
+        if first is not None:
+            what = f"spec.endpoint.{key}: the address {address} is taken, first at {first}"
+            yield Problem(what, str(at), f"give each deployment its own: endpoint: {{{key}: HOST:PORT}}")
+        taken.setdefault(host, at)
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    host, _, port = address.lower().rpartition(":")
+    return "127.0.0.1" if host == "localhost" else host, int(port)

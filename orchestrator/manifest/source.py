@@ -16,8 +16,9 @@ from orchestrator.errors import Kind, OrchError, Problem
 # and keep the worst input that passes them under half a second.
 BYTES_MAX = 2**20
 DEPTH_MAX = 32
-NODES_MAX = 50_000
+NODES_MAX = 30_000
 PROBLEMS_MAX = 1_000
+NUMBER_MAX = 64  # characters; what is longer and no integer is text to anybody
 DIGITS_MAX = 18  # fits 64 bits, and stays far below Python's limit for reading integers
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 20 times faster; a few builds lack it
@@ -186,10 +187,13 @@ class _Reader:
 
     def documents(self) -> Iterator[YamlDocument]:
         """Yield what was read, each document with its own text; empty ones are passed over."""
-        ends = [start for start, _ in self._roots[1:]] + [len(self.text)]
-        for (start, root), end in zip(self._roots, ends, strict=True):
+        starts = [start for start, _ in self._roots]
+        line = 1
+        for (start, root), end in zip(self._roots, [*starts, len(self.text)][1:], strict=True):
+            text = self.text[start:end]
             if not root.empty:
-                yield YamlDocument(root, self.text[start:end], self.text.count("\n", 0, start) + 1)
+                yield YamlDocument(root, text, line)
+            line += text.count("\n")
 
     def complain(self, at: Position, what: str, hint: str | None = None) -> None:
         """Note a problem and go on, unless there are too many."""
@@ -200,8 +204,10 @@ class _Reader:
 
     def syntax(self, error: yaml.YAMLError) -> None:
         """Note what the YAML parser could not read."""
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        at = Position(self.name, mark.line + 1, mark.column + 1) if mark else Position(self.name, 1, 1)
+        mark = getattr(error, "problem_mark", None)
+        at = _within(
+            self.text, Position(self.name, mark.line + 1, mark.column + 1) if mark else Position(self.name, 1, 1)
+        )
         what, hint = _syntax_words(self.text, at, error)
         self.findings.append(Finding(at, Problem(what, str(at), hint)))
 
@@ -290,7 +296,9 @@ class _Reader:
             self.complain(at, "a key must be text, got braces or brackets", "quote a value that begins with { or [")
         else:
             word = "nothing" if node.empty else event.value if isinstance(event, yaml.ScalarEvent) else "an alias"
-            self.complain(at, f"a key must be text, got {word[:60]}", f'quote it: "{word[:60]}"')
+            self.complain(
+                at, f"a key must be text, got {word[:60]}", None if node.empty else f'quote it: "{word[:60]}"'
+            )
         return None
 
     def _scalar(self, event: Any, at: Position) -> Node:
@@ -300,7 +308,7 @@ class _Reader:
             if bad is not None:
                 self.complain(at, f"the text holds the control character U+{ord(bad[0]):04X}", "remove the escape")
             return Node(value, at)
-        if value == "" and event.tag is None:
+        if value == "":
             return Node(None, at, empty=True)
         plain, complaint, hint = _resolve(value)
         if complaint is not None:
@@ -334,7 +342,7 @@ _SURPRISES = (
         "a number to some readers and text to others",
     ),
     (re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"), "no finite number"),
-    (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt ].*)?"), "a date to YAML 1.1"),
+    (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt ][-0-9Zz:. +]*)?"), "a date to YAML 1.1"),
 )
 
 
@@ -355,12 +363,13 @@ def _resolve(text: str) -> tuple[Any, str | None, str | None]:
         if len(text) > DIGITS_MAX:
             return text, f"the number has more than {DIGITS_MAX} digits: {text[:40]}", "quote it if it is text"
         return int(text), None, None
-    if len(text) <= 64 and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
+    if len(text) > NUMBER_MAX:
+        return text, None, None
+    if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text), None, None
-    short = text[:64]
     for pattern, words in _SURPRISES:
-        if pattern.fullmatch(short):
-            return text, f"unquoted {short} is {words}", f'write a plain decimal number, or "{short}" for text'
+        if pattern.fullmatch(text):
+            return text, f"unquoted {text} is {words}", f'write a plain decimal number, or "{text}" for text'
     return text, None, None
 
 
@@ -371,15 +380,22 @@ def _unprintable(text: str, name: str, bad: re.Match[str]) -> Finding:
     return Finding(at, Problem(f"the control character U+{ord(bad[0]):04X} is not allowed", str(at), "delete it"))
 
 
+def _within(text: str, at: Position) -> Position:
+    """Return the position, or the end of the text where the parser points behind it."""
+    lines = text.splitlines() or [""]
+    return at if at.line <= len(lines) else Position(at.name, len(lines), len(lines[-1]) + 1)
+
+
 def _syntax_words(text: str, at: Position, error: yaml.YAMLError) -> tuple[str, str | None]:
-    lines = text.splitlines()
-    line = lines[at.line - 1] if at.line <= len(lines) else ""
-    indent = line[: len(line) - len(line.lstrip())]
-    problem = str(getattr(error, "problem", None) or error)[:200].replace("\t", "\\t")
-    context = getattr(error, "context", None)
-    if "\t" in indent or line[at.column - 1 : at.column] == "\t":
+    line = [*text.splitlines(), ""][at.line - 1]
+    if "\t" in line[: len(line) - len(line.lstrip())] or line[at.column - 1 : at.column] == "\t":
         return "a tab cannot indent YAML", "indent with spaces"
-    return f"cannot be read as YAML: {problem}" + (f", {str(context)[:200]}" if context else ""), _syntax_hint(problem)
+    problem = str(getattr(error, "problem", None) or error)[:200]
+    what = f"cannot be read as YAML: {problem}"
+    context, mark = getattr(error, "context", None), getattr(error, "context_mark", None)
+    if context:
+        what += f", {str(context)[:200]}" + (f" that begins at {mark.line + 1}:{mark.column + 1}" if mark else "")
+    return what, _syntax_hint(problem)
 
 
 _SYNTAX_HINTS = (

@@ -144,15 +144,22 @@ Device = Annotated[
 ]
 
 
+HOST_MAX = 253
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# What ends in digits is an IPv4 address and never a name (RFC 1123 section 2.1).
+_HOST = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}|(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}|\[[0-9A-Fa-f:.]{{2,45}}\]")
+
+
 def _address(text: object) -> str:
     """Return HOST:PORT; port 0 asks the system for a free one."""
     if not isinstance(text, str):
-        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {text!r}")
+        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {str(text)[:60]!r}")
     host, colon, port = text.rpartition(":")
     if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {text!r}")
-    if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]", host):
-        raise ValueError(f"names no host: {text!r}; an IPv6 address is written as [::1]:8000")
+        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {str(text)[:60]!r}")
+    if len(host) > HOST_MAX or _HOST.fullmatch(host) is None:
+        raise ValueError(f"names no host: {text[:60]!r}; an IPv6 address is written as [::1]:8000")
     return text
 
 
@@ -279,7 +286,7 @@ class Compile(Strict):
     def _hint_or_explicit(self) -> Self:
         if self.hint is not None:
             explicit = [key for key in ("streams", "threads", "batch") if getattr(self, key) is not None]
-            hint = f"drop hint, or drop {' and '.join(explicit)}"
+            hint = f"drop hint, or drop {', '.join(explicit)}"
             what = "stands beside hint: {}, which lets OpenVINO decide it"
             _refuse("Compile", [Contradiction((key,), what.format(self.hint), hint) for key in explicit])
         return self

@@ -76,7 +76,7 @@ def _near(head: str) -> str:
 def _device(name: str) -> str:
     if _DEVICE.fullmatch(name) is None:
         upper = name.upper()
-        likely = f"; did you mean {upper!r}?" if upper != name and _DEVICE.fullmatch(upper) else ""
+        likely = f"; did you mean {upper!r}?" if upper.partition(".")[0] in {*KNOWN, *VIRTUAL} else ""
         raise ValueError(f"is not a device name such as CPU, GPU, GPU.1, NPU: got {name[:60]!r}{likely}")
     # OpenVINO plugins may have any name, so only a shuffled well-known one is surely a slip.
     slip = next((known for known in KNOWN if sorted(known) == sorted(name) and known != name), None)
