@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ __all__ = [
     "Signature",
     "Slot",
     "answered",
+    "check_input",
+    "check_once",
     "decode_bytes",
     "decode_json",
     "encode_bytes",
@@ -44,6 +46,7 @@ __all__ = [
     "parse_infer_head",
     "plan_inputs",
     "server_metadata",
+    "timeout_of",
 ]
 
 MAX_RANK = 32
@@ -142,8 +145,8 @@ def parse_infer_head(text: bytes | bytearray | memoryview) -> InferHead:
     return InferHead(
         id=_optional(body, "id", str, "a string", ""),
         parameters=parameters,
-        inputs=_once(tuple(_input_head(item, f"inputs[{i}]") for i, item in enumerate(_list(body, "inputs", "")))),
-        outputs=_once(tuple(_output_head(item, f"outputs[{i}]") for i, item in enumerate(outputs))) or None,
+        inputs=check_once(tuple(_input_head(item, f"inputs[{i}]") for i, item in enumerate(_list(body, "inputs", "")))),
+        outputs=check_once(tuple(_output_head(item, f"outputs[{i}]") for i, item in enumerate(outputs))) or None,
         binary_default=_optional(parameters, "binary_data_output", bool, "true or false", "parameters.") or False,
         timeout_s=timeout_of(parameters),
         priority=_natural(parameters, "priority", "parameters."),
@@ -166,14 +169,20 @@ def _input_head(item: object, where: str) -> InputHead:
     if (size is None) == (data is None):
         both = "both data and" if data is not None else "neither data nor"
         raise _invalid(where, f"has {both} parameters.binary_data_size; send one of them")
-    datatype = _required(item, "datatype", where)
+    if "shape" not in item:
+        raise _invalid(f"{where}.shape", "is missing")
+    datatype, shape = _required(item, "datatype", where), tuple(_list(item, "shape", where + "."))
+    check_input(where, datatype, shape)
+    return InputHead(_required(item, "name", where), datatype, shape, size, data)
+
+
+def check_input(where: str, datatype: str, shape: tuple[Any, ...]) -> None:
+    """Raise OrchError INVALID unless the protocol has the datatype and the shape is one."""
     if datatype not in DTYPES:
         raise _invalid(f"{where}.datatype", f"{_seen(datatype)} is none of {', '.join(DTYPES)}")
-    shape = tuple(_list(item, "shape", where + "."))
-    problem = shape_problem(shape)
-    if problem or "shape" not in item:
-        raise _invalid(f"{where}.shape", problem or "is missing")
-    return InputHead(_required(item, "name", where), datatype, shape, size, data)
+    problem = _shape_problem(shape)
+    if problem:
+        raise _invalid(f"{where}.shape", problem)
 
 
 def _output_head(item: object, where: str) -> OutputHead:
@@ -187,8 +196,7 @@ def _output_head(item: object, where: str) -> OutputHead:
     return OutputHead(_required(item, "name", where), binary, classes or 0)
 
 
-def shape_problem(shape: tuple[Any, ...]) -> str | None:
-    """Return what is wrong with a shape in itself, None when nothing is."""
+def _shape_problem(shape: tuple[Any, ...]) -> str | None:
     if len(shape) > MAX_RANK:
         return f"has {len(shape)} dimensions, more than {MAX_RANK}"
     for size in shape:
@@ -197,7 +205,8 @@ def shape_problem(shape: tuple[Any, ...]) -> str | None:
     return None if count_of(shape) <= MAX_ELEMENTS else f"holds more than {MAX_ELEMENTS} elements"
 
 
-def _once(heads: tuple[Any, ...]) -> tuple[Any, ...]:
+def check_once(heads: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the heads; raise OrchError INVALID when two have one name."""
     seen: set[str] = set()
     for head in heads:
         if head.name in seen:
@@ -301,7 +310,7 @@ def _input_problem(given: InputHead, tensor: TensorInfo, max_rows: int) -> str |
 
 
 def _shape_fits(shape: tuple[int, ...], tensor: TensorInfo, max_rows: int) -> bool:
-    if shape_problem(shape):
+    if _shape_problem(shape):
         return False
     dims = tensor.shape
     if dims is None:
@@ -369,11 +378,12 @@ def decode_json(slot: Slot) -> Array:
 class HeadCache:
     """The last heads and their layouts, found by their bytes: a client sends equal heads again and again.
 
-    Heads with data in them are not kept, nor are those that were refused.
+    `parse` reads a head, from JSON unless it is given. Heads with data in them are not kept, nor refused ones.
     """
 
-    def __init__(self, limit: int = 256) -> None:
+    def __init__(self, limit: int = 256, parse: Callable[[bytes], InferHead] | None = None) -> None:
         self._limit = limit
+        self._parse = parse or parse_infer_head
         self._heads: OrderedDict[bytes, InferHead] = OrderedDict()
         self._plans: OrderedDict[bytes, tuple[Signature, InferHead, Layout]] = OrderedDict()
 
@@ -381,12 +391,12 @@ class HeadCache:
         return max(len(self._heads), len(self._plans))
 
     def parse(self, text: bytes) -> InferHead:
-        """Return what parse_infer_head returns; raise what it raises."""
+        """Return the head; raise OrchError INVALID."""
         head = self._heads.get(text)
         if head is not None:
             self._heads.move_to_end(text)
             return head
-        head = parse_infer_head(text)
+        head = self._parse(text)
         if _is_kept(text, head):
             _keep(self._heads, text, head, self._limit)
         return head
@@ -397,7 +407,7 @@ class HeadCache:
         if known is not None and known[0] is signature:
             self._plans.move_to_end(text)
             return known[1], known[2]
-        head = parse_infer_head(text)
+        head = self._parse(text)
         layout = plan_inputs(head, signature)
         if _is_kept(text, head):
             _keep(self._plans, text, (signature, head, layout), self._limit)

@@ -1,0 +1,199 @@
+"""ModelInfer's translation: a request's head and tensors out of protobuf, a response into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from orchestrator.backend.base import DTYPES, Array
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.grpc_wire import Envelope, close_envelope
+from orchestrator.serving.oip import (
+    HeadCache,
+    InferHead,
+    InputHead,
+    Layout,
+    OutputHead,
+    Signature,
+    Slot,
+    answered,
+    check_input,
+    check_once,
+    decode_bytes,
+    encode_bytes,
+    plan_inputs,
+    timeout_of,
+)
+from orchestrator.serving.oip_messages import ModelInferRequest, ModelInferResponse
+from orchestrator.serving.oip_tensors import BINARY_ONLY, count_of, object_array, raw
+
+# Which field of InferTensorContents carries a datatype.
+CONTENTS: Mapping[str, str] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def raw_heads(limit: int) -> HeadCache:
+    """Return a cache for the heads of requests whose tensors come as raw_input_contents."""
+    return HeadCache(limit, _raw_head)
+
+
+def parse(message: Callable[[bytes], Any], data: bytes) -> Any:
+    """Return the protobuf message; raise OrchError INVALID for bytes that are none."""
+    try:
+        return message(data)
+    except DecodeError:
+        raise OrchError(Kind.INVALID, "the message is cut short or malformed") from None
+
+
+def timeout_s(envelope: Envelope) -> float | None:
+    """Return the seconds of the request's `timeout` parameter, read without the rest of the head."""
+    if not envelope.parameters:
+        return None
+    return timeout_of(_parameters(parse(ModelInferRequest.FromString, envelope.parameters)))
+
+
+def tensors(envelope: Envelope, signature: Signature, heads: HeadCache) -> tuple[InferHead, int, list[Array]]:
+    """Return the head, the rows and the input arrays in the model's order; raise OrchError INVALID.
+
+    Raw tensors that are aligned for their type stay where they were received; the others are copied once.
+    """
+    if envelope.raws:
+        head, layout = heads.plan(envelope.head, signature)
+        return head, layout.rows, _in_model_order(layout, _raw_arrays(layout, envelope.raws))
+    head = _typed_head(envelope.head)
+    layout = plan_inputs(head, signature)
+    return head, layout.rows, _in_model_order(layout, [_typed_array(slot) for slot in layout.slots])
+
+
+def response(
+    signature: Signature, request_id: str, outputs: Sequence[Array], wanted: tuple[OutputHead, ...] | None
+) -> bytes:
+    """Return the serialised ModelInferResponse, tensors as raw_output_contents."""
+    message = ModelInferResponse(model_name=signature.name, model_version=signature.version)
+    raws: list[bytes | memoryview] = []
+    for head, datatype, array in answered(signature, outputs, wanted):
+        message.outputs.add(name=head.name, datatype=datatype, shape=array.shape)
+        raws.append(encode_bytes(array) if datatype == "BYTES" else raw(array))
+    return close_envelope(message.SerializeToString(), request_id, raws)
+
+
+def _raw_head(data: bytes) -> InferHead:
+    return _head(parse(ModelInferRequest.FromString, data), _raw_input)
+
+
+def _typed_head(data: bytes) -> InferHead:
+    return _head(parse(ModelInferRequest.FromString, data), _typed_input)
+
+
+def _head(message: Any, read_input: Callable[[Any, str], InputHead]) -> InferHead:
+    parameters = _parameters(message)
+    return InferHead(
+        id=None,  # the envelope has it
+        parameters=parameters,
+        inputs=check_once(tuple(read_input(item, f"inputs[{index}]") for index, item in enumerate(message.inputs))),
+        outputs=check_once(tuple(_output(item, f"outputs[{i}]") for i, item in enumerate(message.outputs))) or None,
+        binary_default=True,
+        timeout_s=timeout_of(parameters),
+        priority=None,
+    )
+
+
+def _raw_input(item: Any, where: str) -> InputHead:
+    if item.HasField("contents"):
+        raise OrchError(Kind.INVALID, "has contents beside raw_input_contents; send one of them", where=where)
+    shape = _checked_shape(item, where)
+    # The sizes are compared with the raw tensors of each request, so that one plan serves all with this head.
+    return InputHead(item.name, item.datatype, shape, count_of(shape) * _itemsize(item.datatype), None)
+
+
+def _typed_input(item: Any, where: str) -> InputHead:
+    if item.datatype in BINARY_ONLY:
+        what = f"{item.datatype} has no typed contents; send it in raw_input_contents"
+        raise OrchError(Kind.INVALID, what, where=where)
+    return InputHead(item.name, item.datatype, _checked_shape(item, where), None, item.contents)
+
+
+def _checked_shape(item: Any, where: str) -> tuple[int, ...]:
+    if "shared_memory_region" in item.parameters:
+        raise OrchError(Kind.INVALID, "shared memory is not offered here; send the data in the request", where=where)
+    shape = tuple(item.shape)
+    check_input(where, item.datatype, shape)
+    return shape
+
+
+def _itemsize(datatype: str) -> int:
+    return 4 if datatype == "BYTES" else DTYPES[datatype].itemsize  # BYTES: at least its length
+
+
+def _output(item: Any, where: str) -> OutputHead:
+    if "shared_memory_region" in item.parameters:
+        raise OrchError(Kind.INVALID, "shared memory is not offered here; it comes in the response", where=where)
+    count = _parameters(item).get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise OrchError(Kind.INVALID, "classification must be an integer of at least 0", where=where)
+    return OutputHead(item.name, True, count)
+
+
+def _parameters(message: Any) -> dict[str, Any]:
+    result = {}
+    for name, parameter in message.parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        result[name] = getattr(parameter, choice) if choice else None
+    return result
+
+
+def _raw_arrays(layout: Layout, raws: Sequence[memoryview]) -> list[Array]:
+    if len(raws) != len(layout.slots):
+        what = f"{len(layout.slots)} inputs come with {len(raws)} raw_input_contents; each input needs its own"
+        raise OrchError(Kind.INVALID, what)
+    return [_raw_array(slot, memory) for slot, memory in zip(layout.slots, raws, strict=True)]
+
+
+def _raw_array(slot: Slot, memory: memoryview) -> Array:
+    where = f"input {slot.head.name!r}"
+    if slot.datatype == "BYTES":
+        return decode_bytes(memory, count_of(slot.shape), where).reshape(slot.shape)
+    if len(memory) != slot.nbytes:
+        what = f"needs {slot.nbytes} bytes, raw_input_contents has {len(memory)}"
+        raise OrchError(Kind.INVALID, what, where=where)
+    array = np.frombuffer(memory, slot.dtype).reshape(slot.shape)
+    return array if array.flags.aligned else array.copy()
+
+
+def _typed_array(slot: Slot) -> Array:
+    where = f"input {slot.head.name!r}"
+    field = CONTENTS[slot.datatype]
+    given = [descriptor.name for descriptor, _ in slot.head.data.ListFields()] if slot.head.data else []
+    if given not in ([field], []):
+        what = f"{slot.datatype} comes in {field} or raw_input_contents, got {', '.join(given)}"
+        raise OrchError(Kind.INVALID, what, where=where)
+    values = getattr(slot.head.data, field)
+    if len(values) != count_of(slot.shape):
+        what = f"shape {list(slot.shape)} holds {count_of(slot.shape)} values, {field} has {len(values)}"
+        raise OrchError(Kind.INVALID, what, where=where)
+    if slot.datatype == "BYTES":
+        return object_array(values).reshape(slot.shape)
+    try:
+        return np.array(values, dtype=slot.dtype).reshape(slot.shape)
+    except OverflowError:
+        raise OrchError(Kind.INVALID, f"a value is out of range for {slot.datatype}", where=where) from None
+
+
+def _in_model_order(layout: Layout, arrays: Sequence[Array]) -> list[Array]:
+    ordered = sorted(zip(layout.slots, arrays, strict=True), key=lambda pair: pair[0].index)
+    return [array for _, array in ordered]

@@ -1,0 +1,250 @@
+"""The gRPC front end: the Open Inference Protocol's service over the data plane."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from orchestrator.backend.base import Array
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import grpc_infer, oip_messages
+from orchestrator.serving.grpc_wire import open_envelope
+from orchestrator.serving.oip import Signature, error_text, model_metadata, server_metadata
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+MAX_CONCURRENT_RPCS = 4096
+"""Calls being handled; above all pools' queues together, so that it is the pools that refuse, with a reason."""
+MAX_STREAMS_PER_CONNECTION = 1024
+MAX_METADATA_BYTES = 16 * 1024
+MAX_DETAILS_CHARACTERS = 1000
+"""Details travel as a header, percent-encoded, and clients take 8 KiB of headers."""
+CACHED_HEADS = 256
+
+STATUS: Mapping[Kind, grpc.StatusCode] = {
+    Kind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Kind.CONFLICT: grpc.StatusCode.ABORTED,
+    Kind.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.CANCELLED: grpc.StatusCode.CANCELLED,
+    Kind.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as grpc itself answers an oversized message
+    Kind.FAILED: grpc.StatusCode.INTERNAL,
+    Kind.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    Kind.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+Method = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class Answer(Protocol):
+    """What the plane gives back for an inference."""
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """Return the outputs in the model's order."""
+
+
+class Plane(Protocol):
+    """What this front end calls; `serving.dataplane.DataPlane` is one. All of it may raise OrchError."""
+
+    def live(self) -> bool:
+        """Tell whether the process answers."""
+
+    def ready(self) -> bool:
+        """Tell whether every model answers inferences."""
+
+    def model_ready(self, name: str, version: str | None) -> bool:
+        """Tell whether this model answers inferences; raise NOT_FOUND."""
+
+    def signature(self, name: str, version: str | None) -> Signature:
+        """Return the model's inputs and outputs, the same object while the model stays; raise NOT_FOUND."""
+
+    def index(self) -> list[dict[str, str]]:
+        """Return name, version, state and reason of every model."""
+
+    def admit(self, name: str, version: str | None, *, nbytes: int, timeout_s: float | None = None) -> Any:
+        """Take a place for a request; raise OVERLOADED, DEADLINE, NOT_FOUND, UNAVAILABLE."""
+
+    def release(self, admission: Any, /) -> None:
+        """Give the place back."""
+
+    async def infer(self, admission: Any, rows: int, arrays: Sequence[Array], /) -> Any:
+        """Return an Answer; cancelling the coroutine cancels the work."""
+
+
+class GrpcServer:
+    """Serves one address. `token` returns the bearer token that calls must carry, None for none."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        address: str,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_concurrent_rpcs: int = MAX_CONCURRENT_RPCS,
+        reuse_port: bool = True,
+        token: Callable[[], str | None] | None = None,
+        version: str = "",
+    ) -> None:
+        self._plane = plane
+        self._address = address
+        self._max_message_bytes = max_message_bytes
+        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._reuse_port = reuse_port
+        self._token = token
+        self._version = version
+        self._heads = grpc_infer.raw_heads(CACHED_HEADS)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen and serve; return the port, which differs from the address's when that is 0.
+
+        Raise OrchError CONFLICT when the address cannot be had.
+        """
+        server = grpc.aio.server(options=self._options(), maximum_concurrent_rpcs=self._max_concurrent_rpcs)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(method)) for name, method in self._methods().items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(oip_messages.SERVICE, handlers),))
+        try:
+            port = int(server.add_insecure_port(self._address))
+        except RuntimeError as error:
+            what = f"cannot listen on {self._address} for gRPC: {error}"
+            raise OrchError(Kind.CONFLICT, what, hint="choose another port, or stop what holds it") from None
+        await server.start()
+        self._server = server
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, give those under way `grace_s` seconds, then cancel them."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s)
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            ("grpc.max_send_message_length", -1),  # outputs are as large as the model makes them
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+            ("grpc.so_reuseport", int(self._reuse_port)),
+            # Find dead clients behind silent networks, and let clients look for us as often as every ten seconds.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+
+    def _methods(self) -> dict[str, Method]:
+        return {
+            "ServerLive": _plain(self._server_live),
+            "ServerReady": _plain(self._server_ready),
+            "ModelReady": _plain(self._model_ready),
+            "ServerMetadata": _plain(self._server_metadata),
+            "ModelMetadata": _plain(self._model_metadata),
+            "ModelInfer": self._model_infer,
+            "RepositoryIndex": _plain(self._repository_index),
+        }
+
+    def _guarded(self, method: Method) -> Method:
+        """Wrap a method in what holds for all of them: the token, and errors as status codes."""
+
+        async def serve(data: bytes, context: Any) -> bytes:
+            try:
+                if self._token is not None:
+                    _authorise(context, self._token())
+                return await method(data, context)
+            except OrchError as error:
+                failure = error
+            except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
+                log.exception("gRPC: an unexpected error")
+                failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
+            await context.abort(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], _trailing(failure))
+            raise AssertionError("abort raises")
+
+        return serve
+
+    async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        envelope = open_envelope(data)
+        name, version = envelope.model_name, envelope.model_version or None
+        allowed_s = _shortest(context.time_remaining(), grpc_infer.timeout_s(envelope))
+        admission = self._plane.admit(name, version, nbytes=len(data), timeout_s=allowed_s)
+        try:
+            signature = self._plane.signature(name, version)
+            head, rows, arrays = grpc_infer.tensors(envelope, signature, self._heads)
+        except BaseException:
+            self._plane.release(admission)
+            raise
+        answer = await self._plane.infer(admission, rows, arrays)
+        return grpc_infer.response(signature, envelope.id, answer.outputs, head.outputs)
+
+    def _server_live(self, _data: bytes) -> Any:
+        return oip_messages.ServerLiveResponse(live=self._plane.live())
+
+    def _server_ready(self, _data: bytes) -> Any:
+        return oip_messages.ServerReadyResponse(ready=self._plane.ready())
+
+    def _model_ready(self, data: bytes) -> Any:
+        """Answer for unknown models too: clients ask while a model is still being loaded (so does Triton)."""
+        request = grpc_infer.parse(oip_messages.ModelReadyRequest.FromString, data)
+        try:
+            ready = self._plane.model_ready(request.name, request.version or None)
+        except OrchError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            ready = False
+        return oip_messages.ModelReadyResponse(ready=ready)
+
+    def _server_metadata(self, _data: bytes) -> Any:
+        return oip_messages.ServerMetadataResponse(**server_metadata(self._version))
+
+    def _model_metadata(self, data: bytes) -> Any:
+        request = grpc_infer.parse(oip_messages.ModelMetadataRequest.FromString, data)
+        signature = self._plane.signature(request.name, request.version or None)
+        return oip_messages.ModelMetadataResponse(**model_metadata(signature))
+
+    def _repository_index(self, data: bytes) -> Any:
+        request = grpc_infer.parse(oip_messages.RepositoryIndexRequest.FromString, data)
+        models = [entry for entry in self._plane.index() if not request.ready or entry["state"] == "READY"]
+        return oip_messages.RepositoryIndexResponse(models=models)
+
+
+def _plain(answer: Callable[[bytes], Any]) -> Method:
+    """Return the method that serialises the message which `answer` gives at once."""
+
+    async def method(data: bytes, _context: Any) -> bytes:
+        reply: bytes = answer(data).SerializeToString()
+        return reply
+
+    return method
+
+
+def _shortest(*seconds: float | None) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return min(known) if known else None
+
+
+def _authorise(context: Any, token: str | None) -> None:
+    """Raise OrchError UNAUTHORIZED unless the call carries the token; compared in constant time."""
+    if token is None:
+        return
+    given = dict(context.invocation_metadata() or ()).get("authorization", "")
+    if not hmac.compare_digest(str(given).encode(), f"Bearer {token}".encode()):
+        raise OrchError(
+            Kind.UNAUTHORIZED, "no or a wrong token", hint="send the metadata `authorization: Bearer TOKEN`"
+        )
+
+
+def _trailing(error: OrchError) -> tuple[tuple[str, str], ...]:
+    if error.kind is not Kind.OVERLOADED or error.retry_after_s is None:
+        return ()
+    return (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
