@@ -4,6 +4,8 @@ The alias that AUTO and MULTI really run beside CPU is HETERO over a second CPU 
 
     ORCH_OPENVINO_PLUGINS='[{"name": "CPU2", "library": "intel_cpu", "device_properties": {"NUM_STREAMS": "1"}},
                             {"name": "XPU", "library": "hetero", "properties": {"MULTI_DEVICE_PRIORITIES": "CPU2"}}]'
+
+Name the alias first, as in AUTO:XPU,CPU: after CPU (2026.4.1) the alias runs on CPU as well.
 """
 
 from __future__ import annotations
