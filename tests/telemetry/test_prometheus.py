@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -54,7 +57,9 @@ def registry_of(*pools: PoolReport) -> CollectorRegistry:
 
 
 def promtool_complaints(text: bytes) -> str:
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
+    # `.ci/promtool` puts it beside the interpreter where the machine has none; without it these tests fail, on purpose.
+    promtool = shutil.which("promtool") or str(Path(sys.executable).parent / "promtool")
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
     return (checked.stdout + checked.stderr).decode() if checked.returncode else ""
 
 
