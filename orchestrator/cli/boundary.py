@@ -28,7 +28,7 @@ EXIT_CODES: Mapping[Kind, int] = {
 }
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     """An error in a command whose exit code 1 already means something else (diff)."""
 
     def __init__(self, error: OrchError, code: int) -> None:
@@ -43,7 +43,7 @@ def trouble_exits(code: int) -> Iterator[None]:
     try:
         yield
     except OrchError as error:
-        raise Trouble(error, max(code, EXIT_CODES[error.kind])) from None
+        raise TroubleError(error, max(code, EXIT_CODES[error.kind])) from None
 
 
 def guarded(main: Callable[[], object], *, command: list[str], environ: Mapping[str, str]) -> int:
@@ -60,7 +60,7 @@ def guarded(main: Callable[[], object], *, command: list[str], environ: Mapping[
         return _left(INTERRUPTED)
     except OrchError as error:
         return _told(error, EXIT_CODES[error.kind])
-    except Trouble as trouble:
+    except TroubleError as trouble:
         return _told(trouble.error, trouble.code)
     except Exception as bug:  # noqa: BLE001 - this is the boundary
         return _reported(bug, command, environ)
@@ -107,5 +107,6 @@ def _write_report(bug: Exception, command: list[str], environ: Mapping[str, str]
 
 
 def _state_folder(environ: Mapping[str, str]) -> Path:
-    home = environ.get("ORCH_HOME")
-    return Path(home) / "reports" if home else Path(environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "orch" / "reports"
+    from orchestrator.agent.paths import state_dir  # only a bug needs it
+
+    return state_dir(environ) / "reports"

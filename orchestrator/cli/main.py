@@ -9,16 +9,12 @@ from typing import NoReturn
 import typer.main
 
 # Each import adds commands to the application, in the order in which help lists them.
-from orchestrator.cli import (  # noqa: F401
-    manifest_commands,
-    plan_commands,
-    apply_commands,
-    status_commands,
-    infer_command,
-    process_commands,
-)
+# isort: off
+from orchestrator.cli import apply_commands, status_commands, infer_command  # noqa: F401
+from orchestrator.cli import plan_commands, manifest_commands, process_commands  # noqa: F401
 from orchestrator.cli.app import app
 from orchestrator.cli.boundary import guarded
+# isort: on
 
 
 def run() -> NoReturn:

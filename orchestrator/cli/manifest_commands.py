@@ -21,7 +21,9 @@ def validate(
     files: Files,
     sources: Annotated[bool, typer.Option(help="Look for the model files too, and compare pinned digests.")] = True,
 ) -> None:
-    """Check manifests without OpenVINO, a device or an agent, and name every error at once.
+    """Check manifests offline and name every error at once.
+
+    Needs no OpenVINO, no device and no agent.
 
     \b
     Exit codes: 0 all are valid; 1 at least one is not.
@@ -55,7 +57,8 @@ def version() -> None:
     Example: orch version
     """
     import platform  # only here
-    from importlib.metadata import PackageNotFoundError, version as installed  # only here
+    from importlib.metadata import PackageNotFoundError  # only here
+    from importlib.metadata import version as installed
 
     def of(package: str) -> str:
         try:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for tools that the signal ends
 GAP = 2  # blanks between columns
-NAME_MIN = 8  # the first column is never cut below this
+CUT_MIN = 8  # no column is cut below this
 NONE = "-"
 
 
@@ -59,6 +59,8 @@ class Column:
     drop_rank: int | None = None
     right: bool = False
     wide_only: bool = False
+    cut_end: bool = False
+    """Cut it at its end, instead of the first column in its middle, when nothing else helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def _fitted(data: Table, width: int) -> Table:
         if _total(data) <= width:
             return data
         data = step(data, header)
-    return _first_cut(data, _total(data) - width)
+    return _cut(data, _total(data) - width)
 
 
 def _position(data: Table, header: str) -> int | None:
@@ -194,11 +196,18 @@ def _mapped(data: Table, at: int, change: Callable[[Cell], Cell]) -> Table:
     return Table(data.columns, rows)
 
 
-def _first_cut(data: Table, excess: int) -> Table:
+def _cut(data: Table, excess: int) -> Table:
     if excess <= 0:
         return data
-    limit = max(NAME_MIN, _widths(data)[0] - excess)
-    return _mapped(data, 0, lambda cell: Cell(cut_middle(cell.text, limit), cell.colour))
+    at = next((index for index, column in enumerate(data.columns) if column.cut_end), 0)
+    cut = cut_end if data.columns[at].cut_end else cut_middle
+    limit = max(CUT_MIN, _widths(data)[at] - excess)
+    return _mapped(data, at, lambda cell: Cell(cut(cell.text, limit), cell.colour))
+
+
+def cut_end(text: str, limit: int) -> str:
+    """Return the text in at most `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def cut_middle(text: str, limit: int) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.backend import probe
-from orchestrator.backend.probe import ModelQuery
+from orchestrator.backend.probe import ModelQuery, probe
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.fingerprint import fingerprint
@@ -20,11 +19,11 @@ from orchestrator.planner.resolve import resolve
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found out before anything is decided: the machine planned for, and each deployment's model files."""
+    """What was found out before anything is decided: the machine planned for, and what each model file is."""
 
     inventory: Inventory
-    models: Mapping[str, Mapping[str, ModelInfo]]
-    """By deployment and model."""
+    models: Mapping[tuple[str, str], ModelInfo | OrchError]
+    """By deployment and model; an error where the file could not be read."""
 
 
 def assemble(
@@ -35,63 +34,101 @@ def assemble(
     keep: Mapping[str, tuple[int, ...]] | None = None,
     others: Mapping[str, int] | None = None,
 ) -> tuple[DeploymentPlan, ...]:
-    """Return one plan for each document, in their order.
+    """Return one plan for each document, in their order; raise OrchError with the problems of all of them.
 
-    `inventory` plans for another machine (the model files are still read here); None probes this one within
-    `timeout_s`. `keep` are the cores that deployments have now, `others` the cores that deployments not among the
-    documents claim. Raise OrchError with the problems of all models of all documents.
+    Otherwise as `assemble_each`.
     """
-    _raise_if((problem for document in documents for problem in check_sources(document)), Kind.INVALID)
+    problems = [problem for document in documents for problem in check_sources(document)]
+    if problems:
+        raise OrchError(Kind.INVALID, problems)
+    results = assemble_each(documents, inventory=inventory, timeout_s=timeout_s, keep=keep, others=others)
+    refused = [result for result in results if isinstance(result, OrchError)]
+    if refused:
+        raise together(refused)
+    return tuple(result for result in results if isinstance(result, DeploymentPlan))
+
+
+def assemble_each(
+    documents: Sequence[Document],
+    *,
+    inventory: Inventory | None,
+    timeout_s: float,
+    keep: Mapping[str, tuple[int, ...]] | None = None,
+    others: Mapping[str, int] | None = None,
+) -> tuple[DeploymentPlan | OrchError, ...]:
+    """Return for each document its plan, or why there is none.
+
+    `inventory` plans for another machine (the model files are still read here); None asks this one, within
+    `timeout_s`. `keep` are the cores that deployments have for themselves now, `others` how many cores deployments
+    that are not among the documents claim. Raise OrchError where the machine cannot be asked.
+    """
     facts = _facts(documents, inventory, timeout_s)
     claims = dict(others or {}) | _claims(documents)
     cores = allocate_cores(facts.inventory.host.cores.allowed, claims, keep or {})
-    plans: list[DeploymentPlan] = []
-    refused: list[OrchError] = []
-    for document in documents:
-        try:
-            plans.append(_resolved(document, facts, cores))
-        except OrchError as error:
-            refused.append(error)
-    _raise_if((problem for error in refused for problem in error.problems), *(error.kind for error in refused))
-    return tuple(plans)
+    return tuple(_plan(document, facts, cores) for document in documents)
 
 
-def _raise_if(problems: Iterable[Problem], *kinds: Kind) -> None:
-    found = list(problems)
-    if found:
-        raise OrchError(kinds[0], found)
+def cores_of(running: Mapping[str, DeploymentPlan]) -> dict[str, tuple[int, ...]]:
+    """Return the cores that running deployments have for themselves: `keep` of `assemble`."""
+    return {name: plan.cores for name, plan in running.items() if plan.cores is not None}
+
+
+def claims_of(others: Mapping[str, DeploymentPlan]) -> dict[str, int]:
+    """Return how many cores other deployments have for themselves: `others` of `assemble`."""
+    return {name: len(cores) for name, cores in cores_of(others).items()}
+
+
+def together(errors: Sequence[OrchError]) -> OrchError:
+    """Return one error with each problem of all, of their kind where they share one, else INVALID."""
+    kinds = {error.kind for error in errors}
+    problems = dict.fromkeys(problem for error in errors for problem in error.problems)
+    return OrchError(kinds.pop() if len(kinds) == 1 else Kind.INVALID, problems)
 
 
 def _claims(documents: Iterable[Document]) -> dict[str, int]:
     """Return the cores that documents claim for themselves, by deployment."""
-    specs = {document.deployment.metadata.name: document.deployment.spec for document in documents}
+    specs = {_name(document): document.deployment.spec for document in documents}
     return {name: spec.resources.cpus for name, spec in specs.items() if spec.resources.cpus is not None}
+
+
+def _name(document: Document) -> str:
+    return document.deployment.metadata.name
 
 
 def _facts(documents: Sequence[Document], inventory: Inventory | None, timeout_s: float) -> Facts:
     queries = {
-        (document.deployment.metadata.name, model.name): ModelQuery(
+        (_name(document), model.name): ModelQuery(
             path=str(resolve_source(document, model)), shapes=model.shapes, devices=model.device.devices
         )
         for document in documents
         for model in document.deployment.spec.models
     }
-    here, infos = probe.probe(list(queries.values()), timeout_s=timeout_s)
-    found: dict[str, dict[str, ModelInfo]] = {}
-    for (deployment, model), info in zip(queries, infos, strict=True):
-        found.setdefault(deployment, {})[model] = info
-    return Facts(here if inventory is None else inventory, found)
+    here, answers = probe(tuple(queries.values()), timeout_s=timeout_s)
+    return Facts(here if inventory is None else inventory, dict(zip(queries, answers, strict=True)))
 
 
-def _resolved(document: Document, facts: Facts, cores: Mapping[str, tuple[int, ...] | None]) -> DeploymentPlan:
-    deployment = document.deployment
-    name, token = deployment.metadata.name, deployment.spec.endpoint.token_file
-    return resolve(
-        deployment,
-        facts.inventory,
-        facts.models.get(name, {}),
-        cores=cores.get(name),
-        taken_cpus=sum(len(taken) for other, taken in cores.items() if taken and other != name),
-        token_file=None if token is None else str(document.base / token),
-        fingerprint=fingerprint(facts.inventory),
-    )
+def _plan(document: Document, facts: Facts, cores: Mapping[str, tuple[int, ...] | None]) -> DeploymentPlan | OrchError:
+    name, spec = _name(document), document.deployment.spec
+    answers = {model.name: facts.models[name, model.name] for model in spec.models}
+    unread = [_placed(answer, f"{name}/{model}") for model, answer in answers.items() if isinstance(answer, OrchError)]
+    if unread:
+        return together(unread)
+    token = spec.endpoint.token_file
+    try:
+        return resolve(
+            document.deployment,
+            facts.inventory,
+            {model: answer for model, answer in answers.items() if isinstance(answer, ModelInfo)},
+            cores=cores.get(name),
+            taken_cpus=sum(len(taken) for other, taken in cores.items() if taken and other != name),
+            token_file=None if token is None else str(document.base / token),
+            fingerprint=fingerprint(facts.inventory),
+        )
+    except OrchError as error:
+        return error
+
+
+def _placed(error: OrchError, model: str) -> OrchError:
+    """Return the error with the model named where its problems do not say where they arose."""
+    problems = [Problem(each.what, each.where or model, each.hint) for each in error.problems]
+    return OrchError(error.kind, problems)

@@ -1,0 +1,143 @@
+"""Commands that change what runs: apply, delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli import control, render
+from orchestrator.cli.app import Files, app
+from orchestrator.cli.manifest_commands import check_files, read
+from orchestrator.cli.render import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestrator.manifest.load import Manifests
+
+GRACE_S = 30.0  # beyond the time the agent is given, for its own answer
+DELETE_S = 120.0  # workers finish what is in flight before they end
+DONE_WORDS = {
+    "create": "created",
+    "update": "updated",
+    "replace": "replaced",
+    "delete": "deleted",
+    "unchanged": "unchanged",
+}
+
+
+def duration(text: str) -> float:
+    """Return the seconds of an option such as 90s or 10m; a wrong one is wrong usage."""
+    from orchestrator import units  # only where an option is given
+
+    try:
+        seconds = units.parse_duration_s(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if seconds <= 0:
+        raise typer.BadParameter("must be greater than zero")
+    return seconds
+
+
+@app.command()
+def apply(
+    files: Files,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete deployments that the files do not name.")] = False,
+    timeout: Annotated[str, typer.Option(help="Give up after this long, such as 90s or 10m.")] = "10m",
+    plan: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Refuse unless the plan still is the one `orch plan` showed.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change and change nothing.")] = False,
+    output: Annotated[Text, typer.Option("-o", "--output", help="How the answer is written.")] = Text.TEXT,
+) -> None:
+    """Make what runs as the manifests say.
+
+    Plans, starts or changes, and waits until all serve and are checked. Starts the agent where none runs. Writes one line for each model:
+
+    \b
+    created    no pool was running           replaced   a new compiled model took over
+    updated    changed without compiling     unchanged  nothing was touched
+    deleted    is no longer in the manifest, or pruned
+
+    When something fails, what ran before goes on serving.
+
+    \b
+    Exit codes: 0 all serve as planned; 1 something failed or was refused, the reasons are on standard error.
+
+    \b
+    Example: orch apply deployments/quickstart.yaml
+    """
+    timeout_s = duration(timeout)
+    manifests = read(files)
+    check_files(manifests)
+    if dry_run:
+        from orchestrator.cli.plan_commands import show_changes  # plans are made only here
+
+        show_changes(manifests, files, prune=prune, output=output)
+        return
+    params = {"documents": _documents(manifests), "prune": prune, "timeout_s": timeout_s, "plan": plan}
+    result = _applied(params, timeout_s + GRACE_S)
+    render.emit(result, output, lambda: "".join(_result_lines(result["deployments"])))
+
+
+def _documents(manifests: Manifests) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "-" if document.path is None else str(document.path),
+            "base": str(document.base),
+            "text": document.source,
+        }
+        for document in manifests.documents
+    ]
+
+
+def _applied(params: Mapping[str, Any], silence_s: float) -> Any:
+    """Have the agent apply, showing how far it is, and return its result."""
+    from orchestrator.cli.progress import progress  # only long work shows any
+
+    socket = control.agent(start=True)
+    with progress() as show:
+        for kind, value in control.follow(socket, "apply", params, timeout_s=silence_s):
+            if kind == "result":
+                return value
+            if "phase" in value:
+                show(value)
+    raise AssertionError("follow() ends in a result or raises")
+
+
+def _result_lines(deployments: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    for deployment in deployments:
+        for change in deployment["changes"]:
+            yield change_line(deployment["name"], change) + "\n"
+
+
+def change_line(deployment: str, change: Mapping[str, Any]) -> str:
+    """Return what happened to one model: `shop-vision/detector created (no pool is running)`."""
+    name = f"{deployment}/{change['model']}" if change.get("model") else deployment
+    cause = f" ({change['cause']})" if change.get("cause") else ""
+    return f"{name} {DONE_WORDS.get(change['action'], change['action'])}{cause}"
+
+
+@app.command()
+def delete(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Deployments to delete.")],
+) -> None:
+    """Stop deployments and forget them.
+
+    What is in flight is finished first; the manifests are not touched. It does not ask. Exit code 1 when there is no such deployment.
+
+    \b
+    Example: orch delete shop-vision
+    """
+    from orchestrator.cli.progress import progress  # as above
+
+    socket = control.agent()
+    deleted: list[str] = []
+    with progress() as show:
+        for kind, value in control.follow(socket, "delete", {"names": names}, timeout_s=DELETE_S):
+            if kind == "result":
+                deleted = value["deleted"]
+            elif "phase" in value:
+                show(value)
+    render.out("".join(f"{name} deleted\n" for name in deleted))

@@ -1,0 +1,86 @@
+"""A small client of the Open Inference Protocol over HTTP, for one request at a time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import Kind, OrchError
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+ANSWER_MAX_BYTES = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request or an answer: its JSON part, and the binary part after it."""
+
+    header: dict[str, Any]
+    binary: bytes = b""
+
+
+class Client:
+    """Talks to one endpoint."""
+
+    def __init__(self, url: str, *, token: str | None, timeout_s: float) -> None:
+        self._url = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        self._token = token
+        self._timeout_s = timeout_s
+        if self._url.scheme not in {"http", "https"} or not self._url.hostname:
+            raise OrchError(Kind.INVALID, f"is not an HTTP address: {url!r}", hint="write http://127.0.0.1:8000")
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the model's metadata; raise OrchError with the server's words."""
+        return self._exchange("GET", _path(model), None, {}).header
+
+    def infer(self, model: str, request: Message) -> Message:
+        """Return the answer to an inference request; raise OrchError with the server's words."""
+        header = json.dumps(request.header).encode()
+        headers = {"Content-Type": "application/json"}
+        if request.binary:
+            headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+        return self._exchange("POST", _path(model) + "/infer", header + request.binary, headers)
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Message:
+        if self._token is not None:
+            headers = headers | {"Authorization": f"Bearer {self._token}"}
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout_s)
+        try:
+            connection.request(method, self._url.path.rstrip("/") + path, body, headers)
+            response = connection.getresponse()
+            return _message(response, response.read(ANSWER_MAX_BYTES))
+        except TimeoutError:
+            what = f"no answer within {self._timeout_s:g} s"
+            raise OrchError(Kind.DEADLINE, what, where=self._url.geturl()) from None
+        except (OSError, http.client.HTTPException) as error:
+            what = f"cannot be reached: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+            raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl()) from None
+        finally:
+            connection.close()
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{urllib.parse.quote(model, safe='')}"
+
+
+def _message(response: http.client.HTTPResponse, body: bytes) -> Message:
+    length = int(response.headers.get(HEADER_LENGTH) or len(body))
+    try:
+        header = json.loads(body[:length] or b"{}")
+    except ValueError:
+        header = {"error": body[:300].decode("utf-8", "replace")}
+    if response.status != http.HTTPStatus.OK:
+        raise _refusal(response, header)
+    return Message(header, body[length:])
+
+
+def _refusal(response: http.client.HTTPResponse, header: Any) -> OrchError:
+    said = header.get("error") if isinstance(header, dict) else None
+    later = response.headers.get("Retry-After")
+    kind = Kind.OVERLOADED if response.status == http.HTTPStatus.SERVICE_UNAVAILABLE else Kind.FAILED
+    hint = f"try again in {later} s" if later else None
+    return OrchError(kind, f"the server answered {response.status}: {said or response.reason}", hint=hint)

@@ -1,0 +1,152 @@
+"""Turns a StatusList (DESIGN.md section 7) into the table that `orch status` shows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.cli.render import NONE, Cell, Colour, Column, Table
+
+Json = Mapping[str, Any]
+
+# What gives way on a narrow terminal, first to last: what `orch describe` tells as well, then what seldom changes.
+COLUMNS = (
+    Column("NAME"),
+    Column("DEVICE", drop_rank=9),
+    Column("PLAN", drop_rank=5),
+    Column("SYNC", drop_rank=8),
+    Column("HEALTH"),
+    Column("STATE", wide_only=True),
+    Column("RATE", right=True, drop_rank=10),
+    Column("GOODPUT", right=True, wide_only=True),
+    Column("P50", right=True, drop_rank=4),
+    Column("P99/SLO", right=True),
+    Column("SAT", shorten_rank=7),
+    Column("CAUSE", wide_only=True),
+    Column("HEADROOM", right=True, drop_rank=6),
+    Column("RESTARTS", right=True, drop_rank=3),
+    Column("REV", right=True, drop_rank=2),
+    Column("AGE", right=True, drop_rank=1),
+    Column("ENDPOINT", wide_only=True),
+)
+
+_HEALTH = {
+    "Healthy": Colour.GOOD,
+    "Progressing": Colour.WARN,
+    "Degraded": Colour.BAD,
+    "Missing": Colour.BAD,
+}
+_SYNC = {"OutOfSync": Colour.WARN, "Unknown": Colour.WARN}
+_SATURATION = {"BUSY": Colour.WARN, "SATURATED": Colour.BAD, "OVERLOADED": Colour.BAD}
+_PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 100.0))
+
+
+def status_table(items: Sequence[Json], now: datetime) -> Table:
+    """Return one row for each model; a deployment without models has one row of its own."""
+    rows = [_row(item, model, now) for item in items for model in item.get("models") or [{}]]
+    return Table(COLUMNS, tuple(rows))
+
+
+def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
+    worker = item.get("worker") or {}
+    observed = model.get("observed") or {}
+    name = item["metadata"]["name"]
+    return (
+        Cell(f"{name}/{model['name']}" if model else name),
+        Cell(device_text(model)),
+        Cell(plan_text(model.get("plan") or {})),
+        Cell(item["sync"], _SYNC.get(item["sync"])),
+        Cell(item["health"], _HEALTH.get(item["health"])),
+        Cell(model.get("state") or NONE),
+        Cell(rate_text(observed.get("rate_per_s"))),
+        Cell(rate_text(observed.get("goodput_per_s"))),
+        Cell(milliseconds((observed.get("latency_ms") or {}).get("p50"))),
+        _latency(model),
+        _saturation(model.get("saturation") or {}),
+        Cell((model.get("saturation") or {}).get("cause") or NONE),
+        Cell(rate_text(model.get("headroom_per_s"))),
+        Cell(str(worker.get("restarts", NONE))),
+        Cell(str((item.get("revision") or {}).get("number") or NONE)),
+        Cell(age(worker.get("started"), now)),
+        Cell(endpoint_text(item.get("endpoint") or {})),
+    )
+
+
+def device_text(model: Json) -> str:
+    """Return the devices that infer, or the one asked for while it is not known."""
+    return ",".join(model.get("execution_devices") or ()) or model.get("device") or NONE
+
+
+def plan_text(plan: Json) -> str:
+    """Return the plan in a word: `2x1 b1 r2` is 2 streams x 1 thread, batch 1, 2 requests; a hint by its name."""
+    if not plan:
+        return NONE
+    streams, threads = plan.get("streams"), plan.get("threads")
+    requests = f"r{plan['requests']}" if plan.get("requests") else ""
+    if plan.get("expression") == "hint":
+        head = (plan.get("properties") or {}).get("PERFORMANCE_HINT", "hint")
+    elif streams:
+        head = f"{streams}x{max(1, threads // streams)}" if threads else f"{streams}s"
+    else:
+        head = "explicit"
+    return " ".join(part for part in (head, f"b{plan.get('batch') or 1}", requests) if part)
+
+
+def rate_text(per_s: float | None) -> str:
+    """Return a rate in three digits or so, with its unit."""
+    return NONE if per_s is None else f"{_short(per_s)}/s"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return milliseconds in three digits or so, with their unit."""
+    return NONE if value is None else f"{_short(value)}ms"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < 100 else f"{value:.0f}"
+
+
+def slo_quantile(model: Json) -> tuple[str, float | None]:
+    """Return which observed quantile answers for the SLO's percentile, and its value in milliseconds."""
+    percentile = (model.get("slo") or {}).get("percentile") or 99.0
+    name = next((name for name, most in _PERCENTILES if percentile <= most), "p99")
+    return name, ((model.get("observed") or {}).get("latency_ms") or {}).get(name)
+
+
+def _latency(model: Json) -> Cell:
+    name, seen = slo_quantile(model)
+    limit = (model.get("slo") or {}).get("latency_ms")
+    mark = "" if name == "p99" else f"{name} "
+    if limit is None:
+        return Cell(milliseconds(seen))
+    text = f"{mark}{NONE if seen is None else _short(seen)}/{_short(limit)}ms"
+    return Cell(text, Colour.BAD if seen is not None and seen > limit else None)
+
+
+def _saturation(saturation: Json) -> Cell:
+    if saturation.get("value") is None:
+        return Cell(NONE)
+    percent, state = f"{saturation['value'] * 100:.0f}%", saturation.get("state") or ""
+    return Cell(f"{percent} {state}".rstrip(), _SATURATION.get(state), short=percent)
+
+
+def age(started: str | None, now: datetime) -> str:
+    """Return how long ago an RFC 3339 time was, in one unit."""
+    if not started:
+        return NONE
+    try:
+        then = datetime.fromisoformat(started)
+    except ValueError:
+        return NONE
+    seconds = max(0, int((now - then).total_seconds()))
+    for unit, length, most in (("s", 1, 120), ("m", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < most:
+            return f"{seconds // length}{unit}"
+    return f"{seconds // 86_400}d"
+
+
+def endpoint_text(endpoint: Json) -> str:
+    """Return where clients reach it."""
+    grpc = endpoint.get("grpc")
+    return " ".join(part for part in (endpoint.get("http"), f"grpc://{grpc}" if grpc else None) if part) or NONE
