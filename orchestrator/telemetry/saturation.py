@@ -49,10 +49,10 @@ class Level:
     hold_s: float
 
 
-# SATURATED holds longer than the recent window spans, so that one hiccup of the host alone cannot raise it.
+# SATURATED holds as long as the recent window spans at most, so that one hiccup of the host alone cannot raise it.
 LEVELS = (
     Level("BUSY", BUSY_AT, 5.0),
-    Level("SATURATED", FULL_AT, 2.0),
+    Level("SATURATED", FULL_AT, 3.0),
     Level("OVERLOADED", REFUSED_AT, 5.0),
 )
 
