@@ -181,7 +181,7 @@ def test_relief_comes_step_by_step_after_twice_the_hold() -> None:
 
 
 def test_a_saturated_pool_whose_load_falls_to_busy_is_called_busy() -> None:
-    seen, _ = states(seconds(0, 8, LOUD) + seconds(8, 6, LIVELY))
+    seen, _ = states(seconds(0, 8, LOUD) + seconds(8, 8, LIVELY))
     assert seen[7] == "SATURATED"
     assert seen[-1] == "BUSY"
 
