@@ -23,6 +23,7 @@ def test_an_example_loads_and_its_model_files_are_there(example: Path) -> None:
 def test_an_example_names_its_schema_and_says_what_it_shows(example: Path) -> None:
     schema, sentence, *_ = example.read_text(encoding="utf-8").splitlines()
     assert schema == "# yaml-language-server: $schema=../schemas/deployment.schema.json"
+    assert (FOLDER / schema.partition("$schema=")[2]).is_file()
     assert sentence.startswith("# ")
     assert sentence.endswith((".", "first."))
 

@@ -151,6 +151,8 @@ def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetail
         return error["msg"] + _first(root, error), context.get("hint")
     if error["type"] == "value_error":
         what, _, near = str(context["error"]).partition("; did you mean ")
+        if "got " not in what and seen(error["input"]) not in what and not isinstance(error["input"], dict | list):
+            what += f", got {seen(error['input'])}"
         return what, f"did you mean {near}" if near else None
     return f"{error['msg']}, got {seen(error['input'])}", None
 

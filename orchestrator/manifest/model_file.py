@@ -1,4 +1,4 @@
-"""Finds the model file that a manifest names and says what is wrong with it, before anything reads it."""
+"""Finds the files that a manifest names and says what is wrong with them, before anything uses them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Problem
+from orchestrator.manifest.explain import dotted
 
 if TYPE_CHECKING:  # load imports this module
     from orchestrator.manifest.load import Document
     from orchestrator.manifest.spec import ModelSpec
+
+Fault = tuple[str, str | None]
+"""What is wrong with a file, and the hint."""
 
 
 def resolve_source(document: Document, model: ModelSpec) -> Path:
@@ -20,22 +24,28 @@ def resolve_source(document: Document, model: ModelSpec) -> Path:
 
 
 def check_sources(document: Document) -> list[Problem]:
-    """Return what is wrong with the document's model files; hashes those that a digest pins."""
+    """Return what is wrong with the files the document names; hashes the models that a digest pins."""
     problems = []
     for index, model in enumerate(document.deployment.spec.models):
         path = resolve_source(document, model)
-        what, hint = _unusable(path)
-        key = "source"
-        if what is None and model.sha256 is not None:
-            what, hint = _other_digest(path, model.sha256)
-            key = "sha256"
-        if what is not None:
-            at = document.where("spec", "models", index, key)
-            problems.append(Problem(f"spec.models[{index}].{key}: {what}", str(at), hint))
+        fault, key = _unusable(path) or _unweighted(path), "source"
+        if fault is None and model.sha256 is not None:
+            fault, key = _other_digest(path, model.sha256), "sha256"
+        if fault is not None:
+            problems.append(_problem(document, fault, "spec", "models", index, key))
+    token_file = document.deployment.spec.endpoint.token_file
+    fault = None if token_file is None else _unusable(document.base / token_file)
+    if fault is not None:
+        problems.append(_problem(document, fault, "spec", "endpoint", "token_file"))
     return problems
 
 
-def _unusable(path: Path) -> tuple[str | None, str | None]:
+def _problem(document: Document, fault: Fault, *loc: str | int) -> Problem:
+    what, hint = fault
+    return Problem(f"{dotted(loc)}: {what}", str(document.where(*loc)), hint)
+
+
+def _unusable(path: Path) -> Fault | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -43,15 +53,19 @@ def _unusable(path: Path) -> tuple[str | None, str | None]:
     except OSError as error:
         return f"{path} cannot be reached: {error.strerror}", None
     if stat.S_ISDIR(mode):
-        return f"{path} is a folder", "name the model's file; a SavedModel folder is converted with ovc first"
+        return f"{path} is a folder", "name a file; a SavedModel folder is converted with ovc first"
     if not stat.S_ISREG(mode):
         return f"{path} is not a regular file", None
     if not os.access(path, os.R_OK):
         return f"{path} may not be read by this user", "check the file's permissions"
+    return None
+
+
+def _unweighted(path: Path) -> Fault | None:
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and not weights.is_file():
         return f"the weights {weights} are missing beside {path.name}", "an IR model is an .xml and a .bin file"
-    return None, None
+    return None
 
 
 def _alike(path: Path) -> str:
@@ -65,7 +79,7 @@ def _alike(path: Path) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _other_digest(path: Path, wanted: str) -> tuple[str | None, str | None]:
+def _other_digest(path: Path, wanted: str) -> Fault | None:
     import hashlib  # only a pinned model needs it
 
     try:
@@ -74,5 +88,5 @@ def _other_digest(path: Path, wanted: str) -> tuple[str | None, str | None]:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}", None
     if digest == wanted:
-        return None, None
+        return None
     return f"{path} has the digest {digest}, the manifest pins {wanted}", "restore the file, or pin the new digest"

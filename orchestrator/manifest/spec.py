@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -97,30 +97,41 @@ def _quantity_schema(pattern_units: list[str], example: str) -> WithJsonSchema:
     )
 
 
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError("must be greater than zero")
-    return value
+# Beyond these no clock, counter or database holds the number.
+DURATION_MAX = "8760h"
+SIZE_MAX = "1024TiB"
+RATE_MAX = "1000000000/s"
+
+
+def _positive_up_to(most: str, parse: Callable[[object], float]) -> AfterValidator:
+    limit = parse(most)
+
+    def check(value: float) -> float:
+        if not 0 < value <= limit:
+            raise ValueError(f"must be greater than zero and at most {most}")
+        return value
+
+    return AfterValidator(check)
 
 
 Duration = Annotated[
     float,
     BeforeValidator(units.parse_duration_s),
-    AfterValidator(_positive),
+    _positive_up_to(DURATION_MAX, units.parse_duration_s),
     PlainSerializer(units.format_duration),
     _quantity_schema(list(units.DURATIONS), "40ms"),
 ]
 Size = Annotated[
     int,
     BeforeValidator(units.parse_size_bytes),
-    AfterValidator(_positive),
+    _positive_up_to(SIZE_MAX, units.parse_size_bytes),
     PlainSerializer(units.format_size),
     _quantity_schema(list(units.SIZES), "2GiB"),
 ]
 Rate = Annotated[
     float,
     BeforeValidator(units.parse_rate_per_s),
-    AfterValidator(_positive),
+    _positive_up_to(RATE_MAX, units.parse_rate_per_s),
     PlainSerializer(units.format_rate),
     _quantity_schema(list(units.RATES), "60/s"),
 ]

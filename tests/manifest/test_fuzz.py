@@ -12,6 +12,7 @@ from benchmarks import fuzz_manifest
 
 
 @pytest.mark.timeout(60)
+# Seen to fail: on an empty value behind a tag (IndexError), and on a syntax error placed behind the last line.
 def test_mutated_manifests_load_or_are_refused_with_a_place() -> None:
     rng, texts = random.Random(2), fuzz_manifest.seeds()
     answers = [

@@ -254,5 +254,9 @@ def test_what_is_wrong_with_a_model_file_is_said_at_its_place(tmp_path: Path) ->
     assert source_problems(tmp_path, "m.onnx", f"      sha256: {wanted}\n") == [
         f"f.yaml:9:15: spec.models[0].sha256: {tmp_path}/m.onnx has the digest {digest}, the manifest pins {wanted}"
     ]
+    token = manifest(http="127.0.0.1:0, token_file: gone", source="m.onnx")
+    assert [str(problem) for problem in check_sources(only(token, tmp_path))] == [
+        f"f.yaml:5:45: spec.endpoint.token_file: there is no file {tmp_path}/gone"
+    ]
     assert source_problems(tmp_path, "m.onnx/x")[0].endswith("cannot be reached: Not a directory")
     assert source_problems(tmp_path, "x" * 300)[0].endswith("cannot be reached: File name too long")

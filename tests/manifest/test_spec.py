@@ -125,7 +125,10 @@ def test_properties_keep_their_types() -> None:
             "40 <- spec.models[0].slo.latency: must be a duration with its unit, such as 40ms, got 40\n"
             "true <- spec.models[0].slo.percentile: must be a number, got true",
         ),
-        ("slo: {latency: 0ms}", "0ms <- spec.models[0].slo.latency: must be greater than zero"),
+        (
+            "slo: {latency: 0ms}",
+            "0ms <- spec.models[0].slo.latency: must be greater than zero and at most 8760h, got '0ms'",
+        ),
     ],
 )
 def test_what_cannot_stand_is_refused_at_its_own_place(keys: str, expected: str) -> None:
