@@ -161,6 +161,27 @@ def test_tens_of_thousands_of_errors_are_an_answer_within_the_time_limit(text: s
         load_text(text, name="f", base=Path())
 
 
+def test_a_manifest_of_256_models_with_every_key_set_is_within_the_limits() -> None:
+    model = """\
+    - name: {name}
+      source: models/a.onnx
+      version: "3"
+      sha256: {digest}
+      device: AUTO:GPU,CPU
+      fallback: [CPU, GPU.1]
+      slo: {{latency: 40ms, percentile: 99.9, rate: 60/s}}
+      traffic: {{arrivals: closed, concurrency: 16}}
+      priority: critical
+      compile: {{streams: AUTO, threads: 2, batch: 4, requests: 2}}
+      properties: {{A: 1, B: 2, C: 3, D: 4, E: 5, F: 6, G: 7, H: 8}}
+      shapes: {{ids: [1, 1..512], mask: [1, 1..512], image: [1, 3, 224, 224]}}
+      queue: {{limit: 3, timeout: 1.5s, memory: 64MiB}}
+"""
+    models = "".join(model.format(name=f"m{index}", digest="a" * 64) for index in range(256))
+    head = "apiVersion: orch/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  models:\n"
+    assert len(only(head + models, Path()).deployment.spec.models) == 256
+
+
 # Files that are no manifests.
 
 
