@@ -17,8 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Manifest files, folders of them, or - for stdin.")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Deployments, or DEPLOYMENT/MODEL.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Manifest files, folders of them, or - for stdin.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Deployments, or DEPLOYMENT/MODEL.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the deployment.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How the list is written.")]
 TextOption = Annotated[Text, typer.Option("-o", "--output", help="How the answer is written.")]
@@ -29,8 +29,12 @@ def orch() -> None:
     """Run OpenVINO models as their manifests say, and tell how full they are.
 
     \b
-    Exit codes: 0 done; 1 the answer is no (invalid, not ready, refused); 2 wrong usage;
-    3 a bug in orch, with a report file to send; 130 Ctrl-C.
+    Exit codes
+      0    done
+      1    the answer is no: invalid, not found, refused, failed
+      2    wrong usage
+      3    a bug in orch; the message names a report file to send
+      130  Ctrl-C
 
     \b
     Example: orch apply deployments/quickstart.yaml && orch status

@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import Files, app
-from orchestrator.cli.manifest_commands import check_files, read
+from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import Text
 
 if TYPE_CHECKING:
@@ -53,17 +53,20 @@ def apply(
 ) -> None:
     """Make what runs as the manifests say.
 
-    Plans, starts or changes, and waits until all serve and are checked. Starts the agent where none runs. Writes one line for each model:
+    Plans, starts or changes, and waits until all serve and are checked. Starts the agent where none runs.
+    Writes one line for each model:
 
     \b
-    created    no pool was running           replaced   a new compiled model took over
-    updated    changed without compiling     unchanged  nothing was touched
-    deleted    is no longer in the manifest, or pruned
+    created    no pool was running
+    updated    changed in place, without compiling
+    replaced   a new compiled model took over
+    deleted    no longer in the manifest, or pruned
+    unchanged  nothing was touched
 
     When something fails, what ran before goes on serving.
 
     \b
-    Exit codes: 0 all serve as planned; 1 something failed or was refused, the reasons are on standard error.
+    Exit codes: 0 all serve as planned; 1 something failed or was refused.
 
     \b
     Example: orch apply deployments/quickstart.yaml
@@ -121,11 +124,14 @@ def change_line(deployment: str, change: Mapping[str, Any]) -> str:
 
 @app.command()
 def delete(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Deployments to delete.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Deployments to delete.")],
 ) -> None:
     """Stop deployments and forget them.
 
-    What is in flight is finished first; the manifests are not touched. It does not ask. Exit code 1 when there is no such deployment.
+    What is in flight is finished first; the manifests are not touched. It does not ask.
+
+    \b
+    Exit codes: 0 deleted; 1 no agent runs, or there is no such deployment.
 
     \b
     Example: orch delete shop-vision

@@ -17,7 +17,8 @@ def agent(*, start: bool = False) -> Path:
     """Return the socket of the running agent; start one if asked, else raise OrchError UNAVAILABLE with what to do."""
     from orchestrator.agent.client import ensure_agent  # commands without an agent do not pay for it
 
-    return ensure_agent(os.environ, start=start)
+    socket: Path = ensure_agent(os.environ, start=start)
+    return socket
 
 
 def ask(method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = ANSWER_S) -> Any:

@@ -63,7 +63,8 @@ def infer(
     Exit codes: 0 answered; 1 refused, wrong input, or nothing answers.
 
     \b
-    Example: orch infer quickstart --input image=@deployments/models/digits-sample.npy
+    Example:
+      orch infer quickstart -i image=@deployments/models/digits-sample.npy
     """
     from orchestrator.cli import oip_client, tensors  # numpy and http.client: only this command needs them
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import Files, app
+from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import out
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.load import Document, Manifests
+    from orchestrator.manifest.load import Document
 
 
 @app.command()
@@ -67,23 +67,6 @@ def version() -> None:
             return "not installed"
 
     out(f"orch {of('orch-openvino')}\npython {platform.python_version()}\nopenvino {of('openvino')}\n")
-
-
-def read(files: list[str]) -> Manifests:
-    """Return the manifests that a command line names; raise OrchError with all their problems."""
-    from orchestrator.manifest.load import load  # pydantic's models cost 30 ms that other commands do not need
-
-    return load(files, stdin=sys.stdin.buffer, base=Path.cwd())
-
-
-def check_files(manifests: Manifests) -> None:
-    """Raise OrchError with what is wrong with any model file of the manifests."""
-    from orchestrator.errors import Kind, OrchError  # beside its use, as above
-    from orchestrator.manifest.model_file import check_sources
-
-    problems = [problem for document in manifests.documents for problem in check_sources(document)]
-    if problems:
-        raise OrchError(Kind.INVALID, problems)
 
 
 def _summaries(documents: Iterable[Document]) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli import control, render
 from orchestrator.cli.app import Files, TextOption, app
 from orchestrator.cli.boundary import USAGE, trouble_exits
-from orchestrator.cli.manifest_commands import read
+from orchestrator.cli.manifests import read
 from orchestrator.cli.render import Text
 from orchestrator.errors import Kind, OrchError
 
@@ -68,11 +68,12 @@ def devices(output: TextOption = Text.TEXT) -> None:
 def plan(files: Files, inventory: InventoryOption = None, output: TextOption = Text.TEXT) -> None:
     """Show how every model would be run, and why.
 
-    And what applying that would change. Changes nothing; the same manifests on the same machine give the same text. Signs: + create, ~ update in
-    place, ± replace by a new compiled model, - delete, = unchanged. --inventory plans for another machine.
+    And what applying that would change. Changes nothing; the same manifests on the same machine give the same
+    text. Signs: + create, ~ update in place, ± replace by a new compiled model, - delete, = unchanged.
+    --inventory plans for another machine; the model files are read here.
 
     \b
-    Exit codes: 0 there is a plan; 1 there is none, the reasons are on standard error.
+    Exit codes: 0 there is a plan; 1 there is none, and standard error says why.
 
     \b
     Example: orch plan deployments/quickstart.yaml

@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import TextOption, app
-from orchestrator.cli.manifest_commands import read
+from orchestrator.cli.manifests import read
 from orchestrator.cli.render import Text
 
 if TYPE_CHECKING:

@@ -221,12 +221,13 @@ def cut_middle(text: str, limit: int) -> str:
 def _padded(data: Table, *, colour: bool) -> str:
     widths = _widths(data)
     texts = _texts(data)
-    colours = [[None for _ in data.columns], *([cell.colour for cell in row] for row in data.rows)]
+    colours: list[list[Colour | None]] = [[None] * len(data.columns)]
+    colours += [[cell.colour for cell in row] for row in data.rows]
     lines = []
     for row, row_colours in zip(texts, colours, strict=True):
         cells = [
-            _paint(text.rjust(width) if column.right else text.ljust(width), paint if colour else None)
-            for text, width, column, paint in zip(row, widths, data.columns, row_colours, strict=True)
+            _paint(text.rjust(width) if column.right else text.ljust(width), shade if colour else None)
+            for text, width, column, shade in zip(row, widths, data.columns, row_colours, strict=True)
         ]
         lines.append((" " * GAP).join(cells).rstrip())
     return _lines(lines)

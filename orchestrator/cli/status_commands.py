@@ -30,16 +30,25 @@ def status(
     """Show every model, how it does and how full it is.
 
     \b
-    SYNC      Synced: runs as its manifest says; OutOfSync: not yet, or the last apply failed; Unknown.
-    HEALTH    Healthy; Progressing: starting or changing; Degraded: serves on a fallback device or badly;
-              Missing: nothing serves; Suspended.
-    PLAN      2x1 b1 r2: 2 streams of 1 thread, batch 1, 2 infer requests; 2s b4 r8: streams of a device
-              without threads; THROUGHPUT: a hint, OpenVINO decides.
-    P99/SLO   99th percentile of the last seconds against the latency promised.
-    SAT       how full, 100% is all it can do: OK, BUSY from 70%, SATURATED from 100%, OVERLOADED: refuses.
-    HEADROOM  requests a second that it could take on top before the SLO breaks.
-    -o wide adds STATE, GOODPUT (answers within the SLO), CAUSE of the saturation and ENDPOINT. A narrow
-    terminal shows fewer columns; in a pipe rows are separated by tabs and nothing is left out.
+    SYNC      Synced: runs as its manifest says; OutOfSync: not yet, or the
+              last apply failed; Unknown: its worker does not answer.
+    HEALTH    Healthy: serves; Progressing: starts or changes; Degraded: a
+              fallback device, a failed change or a crash loop; Missing:
+              nothing serves; Suspended.
+    PLAN      2x1 b1 r2: 2 streams of 1 thread, batch 1, 2 infer requests;
+              2s b4 r8: streams of a device without threads; THROUGHPUT and
+              the like: a hint, OpenVINO decides.
+    RATE      requests that arrive, in a second.
+    P99/SLO   99th percentile of the last seconds against the latency
+              promised (p95 or p50 where the SLO names that).
+    SAT       how full; 100% is all it can do. OK, BUSY from 70%, SATURATED
+              from 100%, OVERLOADED: refuses work.
+    HEADROOM  requests a second that it could take on top within the SLO.
+    RESTARTS  of the worker, since the deployment was made; REV: revision;
+              AGE: since the worker started.
+
+    -o wide adds STATE, GOODPUT (answers within the SLO), the saturation's CAUSE and ENDPOINT. A narrow terminal
+    shows fewer columns; in a pipe rows are separated by tabs.
 
     \b
     Exit codes: 0 shown; 1 no agent runs, or there is no such deployment.
@@ -117,7 +126,7 @@ def _description(answer: dict[str, Any]) -> str:
 
 @app.command()
 def events(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only of this deployment.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only of this deployment.")] = None,
     follow: Follow = False,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=EVENTS_MAX, help="At most this many.")] = 100,
     output: OutputOption = Output.TABLE,
@@ -125,7 +134,8 @@ def events(
     """List what happened, the newest last.
 
     \b
-    TYPE is Normal or Warning. In a pipe times are RFC 3339 and rows are separated by tabs.
+    TYPE is Normal or Warning. In a pipe times are RFC 3339 and rows are
+    separated by tabs.
 
     \b
     Example: orch events shop-vision -f

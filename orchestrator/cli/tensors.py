@@ -115,7 +115,7 @@ def _typed(value: Any, datatype: str, shape: Sequence[int]) -> Array:
 def _to_bf16(array: Array) -> Array:
     """Return the upper 16 bits, rounded to the nearest even."""
     bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # type: ignore[no-any-return]
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def encode(inputs: Tensors) -> Message:
@@ -159,7 +159,7 @@ def _from_bytes(data: bytes, head: Mapping[str, Any]) -> Array:
 def _values(datatype: str, array: Array) -> Array:
     """Return what the bits mean: BF16 as floats, BYTES as text."""
     if datatype == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)  # type: ignore[no-any-return]
+        return (array.astype(np.uint32) << 16).view(np.float32)
     if datatype == "BYTES":
         texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in array.ravel()]
         return np.array(texts, dtype=np.object_).reshape(array.shape)
