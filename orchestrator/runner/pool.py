@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -62,6 +63,7 @@ class Outcome:
 
 
 Done = Callable[[Outcome], None]
+Observed = TypeVar("Observed")
 
 
 class _Work:
@@ -98,6 +100,7 @@ class Pool:
         version: str = "1",
         requests: int = 1,
         batch: int = 1,
+        service_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -107,7 +110,8 @@ class Pool:
         self.batch = batch
         self._clock = clock
         self._lock = threading.Lock()
-        self._scheduler = Scheduler(Limits(requests, batch, QUEUE_LIMIT_DEFAULT, settings.memory_bytes))
+        limits = Limits(requests, batch, QUEUE_LIMIT_DEFAULT, settings.memory_bytes)
+        self._scheduler = Scheduler(limits, service_s=service_s)
         self._recorder = Recorder(clock())
         self._idle: deque[_Slot] = deque()
         self._running: set[_Slot] = set()
@@ -379,11 +383,7 @@ class Pool:
         if not stuck:
             self.compiled.close()
 
-    def recorder(self) -> Recorder:
-        """Return the counters and histograms; read them through `snapshot` or under `observe`."""
-        return self._recorder
-
-    def observe(self, read: Callable[[Recorder], object]) -> object:
+    def observe(self, read: Callable[[Recorder], Observed]) -> Observed:
         """Return what `read` makes of the recorder, while nothing changes it."""
         with self._lock:
             return read(self._recorder)

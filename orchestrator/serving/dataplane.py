@@ -113,8 +113,13 @@ class DataPlane:
     ) -> Admission:
         """Take a place for a request whose body is to come; raise NOT_FOUND, OVERLOADED, DEADLINE, UNAVAILABLE."""
         del priority  # classes come with the scheduler that knows them
-        served = self._served(name, version)
-        return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s))
+        while True:
+            served = self._served(name, version)
+            try:
+                return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s))
+            except OrchError:
+                if served is self.served.get(name):
+                    raise  # else the pool was swapped between the look and the step: ask its successor
 
     def submit(self, admission: Admission, rows: int, arrays: Sequence[Array], done: Callable[[Outcome], None]) -> None:
         """Infer on `arrays` (in the model's order); `done` is called once, on the loop."""

@@ -98,8 +98,9 @@ class HttpServer:
         for connection in tuple(self._shared.connections):
             connection.stop()
         deadline = self._shared.clock() + timeout_s
-        while self._shared.connections and self._shared.clock() < deadline:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - an event would have to be set on every disconnect
+        # An event instead would have to be set on every disconnect.
+        while self._shared.connections and self._shared.clock() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         for connection in tuple(self._shared.connections):
             connection.abort()
         if self._sweeper is not None:

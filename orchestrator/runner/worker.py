@@ -1,0 +1,173 @@
+"""The pools of one deployment: built as planned, checked, changed without dropping a request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.backend.base import Actual, Backend, CompileRequest
+from orchestrator.errors import Kind, OrchError
+from orchestrator.planner.diff import Change, diff
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan
+from orchestrator.runner.check import Checked, check
+from orchestrator.runner.pool import Pool, PoolSettings
+
+DRAIN_TIMEOUT_S = 30.0  # for the requests that an old pool has admitted
+TICK_S = 0.05
+Progress = Callable[[str, str, str], None]
+"""Takes model, phase (compiling, checking, swapped, updated, draining, deleted, failed) and a message for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as it runs: its plan, what was read back, the check, and the pool that answers."""
+
+    plan: ModelPlan
+    actual: Actual
+    checked: Checked
+    pool: Pool
+
+
+class Worker:
+    """Holds a deployment's pools. `apply` may block for minutes (compiling); everything else is quick."""
+
+    def __init__(
+        self, backend: Backend, *, on_change: Callable[[Mapping[str, ServedModel]], None] = lambda _served: None
+    ) -> None:
+        self._backend = backend
+        self._on_change = on_change
+        self._applying = threading.Lock()
+        self._stopped = threading.Event()
+        self._ticker: threading.Thread | None = None
+        self.plan: DeploymentPlan | None = None
+        self.served: Mapping[str, ServedModel] = {}
+
+    def start(self) -> None:
+        """Start the clockwork that expires requests and finds failed inferences."""
+        self._ticker = threading.Thread(target=self._tick, name="orch-tick", daemon=True)
+        self._ticker.start()
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(TICK_S):
+            for served in tuple(self.served.values()):
+                served.pool.tick()
+
+    def apply(self, plan: DeploymentPlan, progress: Progress) -> tuple[Change, ...]:
+        """Make the pools as `plan` says, all or nothing; raise OrchError and keep what runs when a model fails.
+
+        New pools are built and checked beside the old ones, then all are swapped at once, then the old ones drain.
+        """
+        with self._applying:
+            changes = tuple(change for change in diff(self.plan, plan) if change.model is not None)
+            planned = {model.name: model for model in plan.models}
+            built = self._build_all(changes, planned, progress)
+            old = self.served
+            self.served = {name: built.get(name) or self._updated(name, planned[name]) for name in planned}
+            self.plan = plan
+            self._on_change(self.served)
+            self._report(changes, progress)
+            gone = [served for name, served in old.items() if name in built or name not in planned]
+        for served in gone:
+            self._retire(served, progress)
+        return changes
+
+    def _build_all(
+        self, changes: tuple[Change, ...], planned: Mapping[str, ModelPlan], progress: Progress
+    ) -> dict[str, ServedModel]:
+        built: dict[str, ServedModel] = {}
+        failures: list[OrchError] = []
+        for change in changes:
+            if change.action not in ("create", "replace") or change.model is None:
+                continue
+            try:
+                built[change.model] = self._build(planned[change.model], progress)
+            except OrchError as error:
+                progress(change.model, "failed", str(error))
+                failures.append(error)
+        if failures:
+            for served in built.values():
+                served.pool.close()
+            raise OrchError(Kind.FAILED, [problem for failure in failures for problem in failure.problems])
+        return built
+
+    def _build(self, plan: ModelPlan, progress: Progress) -> ServedModel:
+        progress(plan.name, "compiling", f"for {plan.device}")
+        compiled = self._backend.compile(compile_request(plan))
+        try:
+            actual = compiled.actual()
+            progress(plan.name, "checking", f"on {', '.join(actual.execution_devices)}")
+            checked = check(compiled, plan.name)
+            pool = Pool(
+                plan.name,
+                compiled,
+                settings(plan),
+                version=plan.version,
+                requests=plan.requests or actual.optimal_requests,
+                batch=plan.batch,
+                service_s=checked.service_s,
+            )
+            pool.start()
+        except OrchError:
+            compiled.close()
+            raise
+        return ServedModel(plan, actual, checked, pool)
+
+    def _updated(self, name: str, plan: ModelPlan) -> ServedModel:
+        served = self.served[name]
+        if served.plan == plan:
+            return served
+        served.pool.reconfigure(settings(plan))
+        return ServedModel(plan, served.actual, served.checked, served.pool)
+
+    def _report(self, changes: tuple[Change, ...], progress: Progress) -> None:
+        phases = {"create": "swapped", "replace": "swapped", "update": "updated", "delete": "deleted"}
+        for change in changes:
+            if change.model is not None and change.action in phases:
+                progress(change.model, phases[change.action], change.cause)
+
+    def _retire(self, served: ServedModel, progress: Progress) -> None:
+        progress(served.plan.name, "draining", "finishing what the old pool has admitted")
+        served.pool.drain(DRAIN_TIMEOUT_S)
+        served.pool.close()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests everywhere, and tell whether the admitted ones ended within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        drained = [served.pool.drain(max(0.0, deadline - time.monotonic())) for served in self.served.values()]
+        return all(drained)
+
+    def close(self) -> None:
+        """Stop the clockwork and give the models back."""
+        self._stopped.set()
+        if self._ticker is not None:
+            self._ticker.join(timeout=5.0)
+        served, self.served = self.served, {}
+        for model in served.values():
+            model.pool.close()
+
+
+def compile_request(plan: ModelPlan) -> CompileRequest:
+    """Return what the backend is asked for."""
+    return CompileRequest(
+        path=plan.source,
+        device=plan.device,
+        properties=plan.properties,
+        device_properties=plan.device_properties,
+        shapes=plan.shapes,
+        batch=plan.batch,
+    )
+
+
+def settings(plan: ModelPlan) -> PoolSettings:
+    """Return what of the plan may change while the pool runs."""
+    slo = plan.slo
+    return PoolSettings(
+        timeout_s=plan.queue.timeout_s,
+        queue_limit=plan.queue.limit,
+        memory_bytes=plan.queue.memory_bytes,
+        slo_latency_s=slo.latency_s if slo else None,
+        slo_percentile=slo.percentile if slo else None,
+        slo_rate_per_s=slo.rate_per_s if slo else None,
+    )

@@ -1,0 +1,287 @@
+"""The worker process: control socket, pools, HTTP and gRPC endpoints of one deployment, from start to clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from orchestrator.backend.base import Backend
+from orchestrator.errors import Kind, OrchError
+from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.runner.worker import ServedModel, Worker
+from orchestrator.serving import admin
+from orchestrator.serving.dataplane import DataPlane, Served
+from orchestrator.serving.grpc_server import GrpcServer
+from orchestrator.serving.http_server import HttpServer, listen
+from orchestrator.serving.monitor import STEP_S, Monitor
+from orchestrator.serving.oip import Signature
+from orchestrator.serving.token import TokenFile
+from orchestrator.telemetry.prometheus import make_registry, render
+
+DRAIN_TIMEOUT_S = 30.0
+# Long enough that ordinary objects never wait for it, short enough that a slow leak of cycles is found.
+GC_THRESHOLDS = (50_000, 20, 50)
+
+log = logging.getLogger("orch.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a worker is started with."""
+
+    plan: DeploymentPlan
+    state: Path
+    generation: int
+    listener: socket.socket | None = None
+    """The HTTP listening socket, where the agent holds it."""
+
+
+def run(start: Start, backend: Backend) -> int:
+    """Serve until asked to stop; return the exit code: 0, or 1 when the plan cannot be run (see failure.json)."""
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        uvloop.run(WorkerProcess(start, backend).main())
+    except OrchError as error:
+        _note_failure(start.state, error)
+        for problem in error.problems:
+            log.error("%s", problem)
+        return 1
+    return 0
+
+
+def _note_failure(state: Path, error: OrchError) -> None:
+    with contextlib.suppress(OSError):
+        (state / "failure.json").write_text(json.dumps(admin.error_to_json(error)))
+
+
+class WorkerProcess:
+    """Everything that one worker process runs."""
+
+    def __init__(self, start: Start, backend: Backend) -> None:
+        self._start = start
+        self._backend = backend
+        self._generation = start.generation
+        self._state = "Starting"
+        self._message = ""
+        self._stopping = asyncio.Event()
+        self._started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._worker = Worker(backend, on_change=self._swap)
+        self._monitor = Monitor(start.plan.name, lambda: self._worker.served)
+        self._plane: DataPlane
+        self._http: HttpServer | None = None
+        self._listener = start.listener
+        self._grpc: GrpcServer | None = None
+        self._grpc_address: str | None = None
+        self._changing = asyncio.Lock()
+        self._versions = (installed_version("orch-openvino"), _openvino_version())
+        self._registry = make_registry(lambda: self._monitor.report(self._worker.plan, self._versions))
+
+    async def main(self) -> None:
+        """Start, serve until stopped, and end cleanly; raise OrchError when the plan cannot be run."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._plane = DataPlane(loop)
+        (self._start.state / "failure.json").unlink(missing_ok=True)
+        control = await admin.serve(self._start.state / "control.sock", self._methods(), on_bug=self._bug)
+        try:
+            if await self._begin():
+                await self._stopping.wait()
+            await self._end()
+        finally:
+            control.close()
+            await asyncio.to_thread(self._worker.close)
+
+    async def _begin(self) -> bool:
+        """Compile and listen; False when a stop was asked for meanwhile."""
+        compiling = asyncio.create_task(self._apply(self._start.plan, _quiet))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({compiling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not compiling.done():
+            return False  # the compilation cannot be interrupted; the process ends without it
+        stopping.cancel()
+        await compiling
+        self._worker.start()
+        await self._listen()
+        gc.collect()
+        gc.freeze()
+        self._watching = asyncio.create_task(self._watch())
+        self._state = "Serving"
+        log.info("serving %s: http %s, grpc %s", self._start.plan.name, self._http_address(), self._grpc_address)
+        return True
+
+    async def _listen(self) -> None:
+        endpoint = self._start.plan.endpoint
+        token = TokenFile(Path(endpoint.token_file)) if endpoint.token_file else None
+        read_token = token.read if token else lambda: None
+        if endpoint.http is not None:
+            self._listener = self._listener or listen(endpoint.http)
+            self._http = HttpServer(
+                self._plane,
+                lambda accept: render(self._registry, accept),
+                version=self._versions[0],
+                on_bug=self._bug,
+                token=read_token,
+                saturation=self._monitor.saturation_value,
+            )
+            await self._http.start(self._listener)
+            self._fds = await _offer_listener(self._start.state / "fds.sock", self._listener)
+        if endpoint.grpc is not None:
+            self._grpc = GrpcServer(self._plane, endpoint.grpc, token=read_token, version=self._versions[0])
+            host = endpoint.grpc.rpartition(":")[0]
+            self._grpc_address = f"{host}:{await self._grpc.start()}"
+
+    def _http_address(self) -> str | None:
+        if self._listener is None:
+            return None
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def _swap(self, served: Mapping[str, ServedModel]) -> None:
+        self._plane.served = {name: Served(_signature(model), model.pool) for name, model in served.items()}
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_S)
+            self._monitor.step()
+
+    async def _end(self) -> None:
+        self._state = "Draining"
+        self._plane.draining = True
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        stops = [server.stop(DRAIN_TIMEOUT_S) for server in (self._http, self._grpc) if server is not None]
+        await asyncio.gather(*stops)
+        await asyncio.to_thread(self._worker.drain, max(0.0, deadline - time.monotonic()))
+        log.info("stopped")
+
+    # The control socket
+
+    def _methods(self) -> dict[str, admin.Method]:
+        return {
+            "status": self._on_status,
+            "apply": self._on_apply,
+            "drain": self._on_drain,
+            "stop": self._on_stop,
+        }
+
+    async def _on_status(self, params: admin.Json, progress: admin.Progress) -> Any:
+        del params, progress
+        plan = self._worker.plan
+        served = sorted(self._worker.served.items())
+        return {
+            "deployment": self._start.plan.name,
+            "generation": self._generation,
+            "plan": plan.model_dump(mode="json") if plan else None,
+            "plan_digest": plan.digest() if plan else None,
+            "pid": os.getpid(),
+            "started": self._started,
+            "ready": self._state in ("Serving", "Changing") and self._plane.ready(),
+            "state": self._state,
+            "message": self._message,
+            "endpoint": {"http": self._http_address(), "grpc": self._grpc_address},
+            "models": [self._monitor.model_status(model) for _, model in served],
+            "events": [asdict(event) for event in self._monitor.events()[-200:]],
+        }
+
+    async def _on_apply(self, params: admin.Json, progress: admin.Progress) -> Any:
+        plan = DeploymentPlan.model_validate(params["plan"])
+        running = self._worker.plan
+        if running is None or self._stopping.is_set():
+            raise OrchError(Kind.UNAVAILABLE, "the worker is not serving yet, or not any more")
+        if (plan.endpoint, plan.cores) != (running.endpoint, running.cores):
+            raise OrchError(Kind.CONFLICT, "endpoint and cores belong to the process: start a new worker")
+        async with self._changing:
+            self._state = "Changing"
+            try:
+                changes = await self._apply(plan, progress)
+                self._generation = int(params["generation"])
+            finally:
+                self._state = "Serving"
+        models = [{"model": change.model, "action": change.action, "cause": change.cause} for change in changes]
+        return {"ok": True, "models": models}
+
+    async def _apply(self, plan: DeploymentPlan, progress: admin.Progress) -> Any:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[admin.Json | None] = asyncio.Queue()
+
+        def tell(model: str, phase: str, message: str) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, {"model": model, "phase": phase, "message": message})
+
+        async def forward() -> None:
+            while (item := await told.get()) is not None:
+                self._note(item)
+                with contextlib.suppress(ConnectionError):
+                    await progress(item)  # a caller that went away does not stop what it asked for
+
+        forwarding = asyncio.create_task(forward())
+        try:
+            return await asyncio.to_thread(self._worker.apply, plan, tell)
+        finally:
+            await told.put(None)
+            await forwarding
+
+    def _note(self, item: admin.Json) -> None:
+        log.info("%s: %s %s", item["model"], item["phase"], item["message"])
+        if item["phase"] == "failed":
+            self._monitor.event("Warning", "ChangeFailed", item["model"], item["message"])
+        elif item["phase"] in ("swapped", "updated", "deleted"):
+            self._monitor.event("Normal", item["phase"].capitalize(), item["model"], item["message"])
+
+    async def _on_drain(self, params: admin.Json, progress: admin.Progress) -> Any:
+        del progress
+        self._plane.draining = True
+        self._state = "Draining"
+        return {"drained": await asyncio.to_thread(self._worker.drain, float(params["timeout_s"]))}
+
+    async def _on_stop(self, params: admin.Json, progress: admin.Progress) -> Any:
+        del params, progress
+        self._stopping.set()
+        return {"stopping": True}
+
+    def _bug(self, error: BaseException) -> None:
+        log.error("our bug, please report it", exc_info=error)
+
+
+async def _quiet(_item: admin.Json) -> None:
+    """Nobody is told of the first compilation but the log and the events."""
+
+
+async def _offer_listener(path: Path, listener: socket.socket) -> asyncio.Server:
+    """Hand the listening socket to whoever connects to `path` (0600): a new agent takes it from its old worker."""
+
+    async def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = writer.get_extra_info("socket")
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(stream.fileno())) as channel:
+            socket.send_fds(channel, [b"http"], [listener.fileno()])
+        writer.close()
+
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything is served
+    mask = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(connected, str(path))
+    finally:
+        os.umask(mask)
+
+
+def _signature(served: ServedModel) -> Signature:
+    compiled = served.pool.compiled
+    return Signature(served.plan.name, served.plan.version, compiled.inputs, compiled.outputs, served.plan.batch)
+
+
+def _openvino_version() -> str:
+    return installed_version("openvino")
