@@ -11,8 +11,10 @@ from tests.builders import a_cpu, a_gpu, an_npu, writable
 @pytest.mark.parametrize(
     ("key", "value", "what", "hint"),
     [
-        ("MODEL_PRIORITY", "HIGH", "MODEL_PRIORITY is not supported by CPU", "it is for AUTO, GPU, MULTI, NPU; remove it"),
-        ("COMPILATION_NUM_THREADS", 2, "COMPILATION_NUM_THREADS is not supported by CPU", "it is for GPU, NPU; remove it"),
+        ("MODEL_PRIORITY", "LOW", "MODEL_PRIORITY is not supported by CPU",
+         "it is for AUTO, GPU, MULTI, NPU; remove it"),
+        ("COMPILATION_NUM_THREADS", 2, "COMPILATION_NUM_THREADS is not supported by CPU",
+         "it is for GPU, NPU; remove it"),
         ("CACHE_MODE", "OPTIMIZE_SIZE", "CACHE_MODE is not supported by CPU", "it is for GPU; remove it"),
         ("WORKLOAD_TYPE", "EFFICIENT", "WORKLOAD_TYPE is not supported by CPU", "it is for NPU; remove it"),
         (
