@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass
 class DoublingPlane:
-    """Fulfils the front ends' Plane; `refusal` is raised by admit, and models named in `hanging` never answer."""
+    """Fulfils the front ends' Plane; `refusal` is raised by admit, and models named in `hanging` wait for `go`."""
 
     models: dict[str, Signature] = field(default_factory=lambda: {**MODELS, "pair": PAIR})
     refusal: OrchError | None = None
@@ -64,6 +64,7 @@ class DoublingPlane:
     held: int = 0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     started: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
     timeouts: list[float | None] = field(default_factory=list)
 
     def live(self) -> bool:
@@ -106,7 +107,7 @@ class DoublingPlane:
         self.started.set()
         try:
             if admission.name in self.hanging:
-                await asyncio.get_running_loop().create_future()
+                await self.go.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
