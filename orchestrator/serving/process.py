@@ -153,7 +153,7 @@ class WorkerProcess:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _swap(self, served: Mapping[str, ServedModel]) -> None:
-        self._plane.served = {name: Served(_signature(model), model.pool) for name, model in served.items()}
+        self._plane.served = {name: Served(signature(model), model.pool) for name, model in served.items()}
 
     async def _watch(self) -> None:
         while True:
@@ -278,7 +278,8 @@ async def _offer_listener(path: Path, listener: socket.socket) -> asyncio.Server
         os.umask(mask)
 
 
-def _signature(served: ServedModel) -> Signature:
+def signature(served: ServedModel) -> Signature:
+    """Return what callers of the model may send and get."""
     compiled = served.pool.compiled
     return Signature(served.plan.name, served.plan.version, compiled.inputs, compiled.outputs, served.plan.batch)
 
