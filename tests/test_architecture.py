@@ -175,7 +175,7 @@ def _asking_calls(tree: ast.AST) -> Iterator[tuple[str, int]]:
 class _Running(ast.NodeTransformer):
     """Leave out what only type checkers see."""
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:  # noqa: N802 - ast's own word
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         return node.orelse if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
 
 
