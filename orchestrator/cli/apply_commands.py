@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +12,9 @@ from orchestrator.cli import control, render
 from orchestrator.cli.app import Files, app
 from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import Text
+from orchestrator.errors import Kind, OrchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from orchestrator.manifest.load import Manifests
 
 GRACE_S = 30.0  # beyond the time the agent is given, for its own answer
@@ -43,7 +44,13 @@ def duration(text: str) -> float:
 @app.command()
 def apply(
     files: Files,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete deployments that the files do not name.")] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Delete deployments of these files and folders that no file names any more.",
+        ),
+    ] = False,
     timeout: Annotated[str, typer.Option(help="Give up after this long, such as 90s or 10m.")] = "10m",
     plan: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="Refuse unless the plan still is the one `orch plan` showed.")
@@ -72,16 +79,46 @@ def apply(
     Example: orch apply deployments/quickstart.yaml
     """
     timeout_s = duration(timeout)
+    if dry_run and prune:
+        raise typer.BadParameter("--dry-run does not show what --prune would delete; leave one of them out")
     manifests = read(files)
     check_files(manifests)
     if dry_run:
         from orchestrator.cli.plan_commands import show_changes  # plans are made only here
 
-        show_changes(manifests, files, prune=prune, output=output)
+        show_changes(manifests, files, output=output)
         return
     params = {"documents": _documents(manifests), "prune": prune, "timeout_s": timeout_s, "plan": plan}
-    result = _applied(params, timeout_s + GRACE_S)
-    render.emit(result, output, lambda: "".join(_result_lines(result["deployments"])))
+    applying = Applying()
+    try:
+        result = _applied(params, timeout_s + GRACE_S, applying)
+    except OrchError as error:
+        if output is Text.TEXT:
+            render.out("".join(applying.done_lines(error)))
+        raise
+    render.emit(result, output, lambda: "".join(_result_lines(result)))
+
+
+@dataclass(slots=True)
+class Applying:
+    """What the agent has told of an apply: the changes it began, and the deployments in which one failed."""
+
+    changes: list[Mapping[str, Any]] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+
+    def told(self, message: Mapping[str, Any]) -> None:
+        """Take one progress message."""
+        if "change" in message:
+            self.changes.append(message["change"])
+        elif message["phase"] == "failed":
+            self.failed.add(message["deployment"])
+
+    def done_lines(self, error: OrchError) -> Iterable[str]:
+        """Yield a line for each change of the deployments that did not fail; none where their end is not known."""
+        if self.failed and error.kind is not Kind.UNAVAILABLE:
+            for change in self.changes:
+                if change["deployment"] not in self.failed:
+                    yield change_line(change["deployment"], change) + "\n"
 
 
 def _documents(manifests: Manifests) -> list[dict[str, Any]]:
@@ -95,7 +132,7 @@ def _documents(manifests: Manifests) -> list[dict[str, Any]]:
     ]
 
 
-def _applied(params: Mapping[str, Any], silence_s: float) -> Any:
+def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) -> Any:
     """Have the agent apply, showing how far it is, and return its result."""
     from orchestrator.cli.progress import progress  # only long work shows any
 
@@ -104,15 +141,18 @@ def _applied(params: Mapping[str, Any], silence_s: float) -> Any:
         for kind, value in control.follow(socket, "apply", params, timeout_s=silence_s):
             if kind == "result":
                 return value
+            applying.told(value)
             if "phase" in value:
                 show(value)
     raise AssertionError("follow() ends in a result or raises")
 
 
-def _result_lines(deployments: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for deployment in deployments:
+def _result_lines(result: Mapping[str, Any]) -> Iterable[str]:
+    for deployment in result["deployments"]:
         for change in deployment["changes"]:
             yield change_line(deployment["name"], change) + "\n"
+    for name in result.get("pruned") or ():
+        yield f"{name} deleted (no file names it)\n"
 
 
 def change_line(deployment: str, change: Mapping[str, Any]) -> str:

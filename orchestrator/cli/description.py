@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,9 @@ Json = Mapping[str, Any]
 EVENTS_SHOWN = 10
 REVISIONS_SHOWN = 5
 LABEL_WIDTH = 12
+PIPE_WIDTH = 100
+# What a compiled model says that is worth knowing even where it was not planned.
+TELLING = ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS")
 
 
 def describe_text(answer: Json, where: Screen, now: datetime) -> str:
@@ -38,7 +42,16 @@ def describe_text(answer: Json, where: Screen, now: datetime) -> str:
         lines += _model(model, planned.get(model["name"]) or {}, where)
     lines += _section("Revisions", _revisions((answer.get("revisions") or ())[-REVISIONS_SHOWN:], now), where)
     lines += _section("Events", events_table((answer.get("events") or ())[-EVENTS_SHOWN:], now, where), where)
-    return "\n".join(lines) + "\n"
+    return "".join(_wrapped(line, where.width or PIPE_WIDTH) for line in lines)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Return the line, its end below its beginning where it is a fact that is too long."""
+    if len(line) <= width or ": " not in line[: LABEL_WIDTH + 6]:
+        return line + "\n"
+    indent = len(line) - len(line.lstrip())
+    below = " " * (indent + LABEL_WIDTH + 1)
+    return "\n".join(textwrap.wrap(line, max(width, 40), subsequent_indent=below, break_on_hyphens=False)) + "\n"
 
 
 def _head(item: Json, answer: Json, now: datetime) -> Iterator[str]:
@@ -152,7 +165,7 @@ def rfc3339(time: str | float | None) -> str | None:
 
 def _model(model: Json, planned: Json, where: Screen) -> Iterator[str]:
     plan = model.get("plan") or {}
-    checked = ", read back as planned" if plan.get("verified") else ""
+    checked = ", verified" if plan.get("verified") else ""
     yield ""
     yield f"  {model['name']}: {model.get('state', NONE)} on {device_text(model)}"
     if model.get("message"):
@@ -161,9 +174,9 @@ def _model(model: Json, planned: Json, where: Screen) -> Iterator[str]:
         yield _fact("degraded", planned["degraded"], 4)
     yield _fact("source", planned.get("source") or NONE, 4)
     yield _fact("plan", f"{plan_text(plan)} ({plan.get('expression', NONE)}{checked})", 4)
-    if plan.get("reason"):
-        yield _fact("because", plan["reason"], 4)
-    yield from _reasons(model.get("reasons") or planned.get("reasons") or ())
+    yield from _reasons(
+        model.get("reasons") or planned.get("reasons") or ([plan["reason"]] if "reason" in plan else [])
+    )
     yield from (_fact("warning", warning, 4) for warning in planned.get("warnings") or ())
     yield from _load(model)
     yield from _section_without_title(_properties(plan, planned), where)
@@ -208,15 +221,14 @@ def _load(model: Json) -> Iterator[str]:
 
 def _properties(plan: Json, planned: Json) -> Table:
     """Put what was planned beside what the compiled model says."""
-    wanted: Json = planned.get("properties") or {}
-    actual: Json = plan.get("actual") or plan.get("properties") or {}
-    columns = (Column("PROPERTY", cut_end=False), Column("PLANNED"), Column("ACTUAL", cut_end=True))
+    wanted: Json = planned.get("properties") or plan.get("properties") or {}
+    actual: Json = (plan.get("actual") or {}).get("properties") or {}
+    columns = (Column("PROPERTY"), Column("PLANNED"), Column("ACTUAL", cut_end=True))
     rows = []
-    for key in sorted({*wanted, *(key for key in actual if key in wanted)}):
-        differs = key in actual and str(actual[key]) != str(wanted[key])
-        rows.append(
-            (Cell(key), Cell(str(wanted[key])), Cell(str(actual.get(key, NONE)), Colour.WARN if differs else None))
-        )
+    for key in sorted({*wanted, *(key for key in TELLING if key in actual)}):
+        differs = key in wanted and key in actual and str(actual[key]) != str(wanted[key])
+        cells = (Cell(str(wanted.get(key, NONE))), Cell(str(actual.get(key, NONE)), Colour.WARN if differs else None))
+        rows.append((Cell(key), *cells))
     return Table(columns, tuple(rows))
 
 

@@ -28,7 +28,6 @@ InventoryOption = Annotated[
     Path | None,
     typer.Option("--inventory", metavar="FILE", help="Plan for the machine that `orch devices -o yaml` described."),
 ]
-PruneOption = Annotated[bool, typer.Option("--prune", help="Count deployments that the files do not name as deleted.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Step:
     """One deployment: what runs, what is wanted, and what that changes."""
 
     name: str
-    plan: DeploymentPlan | None
+    plan: DeploymentPlan
     changes: tuple[Change, ...]
 
 
@@ -78,7 +77,7 @@ def plan(files: Files, inventory: InventoryOption = None, output: TextOption = T
     \b
     Example: orch plan deployments/quickstart.yaml
     """
-    steps = _steps(read(files), inventory, prune=False)
+    steps = _steps(read(files), inventory)
     render.emit(_as_json(steps), output, lambda: _plans_text(steps, files))
 
 
@@ -86,7 +85,6 @@ def plan(files: Files, inventory: InventoryOption = None, output: TextOption = T
 def diff(
     files: Files,
     inventory: InventoryOption = None,
-    prune: PruneOption = False,
     output: TextOption = Text.TEXT,
 ) -> None:
     """Show only what applying the files would change.
@@ -102,19 +100,19 @@ def diff(
     Example: orch diff deployments/
     """
     with trouble_exits(USAGE):
-        steps = _steps(read(files), inventory, prune=prune)
+        steps = _steps(read(files), inventory)
     render.emit(_as_json(steps), output, lambda: _changes_text(steps, files))
     if any(_acts(step) for step in steps):
         raise typer.Exit(1)
 
 
-def show_changes(manifests: Manifests, files: Sequence[str], *, prune: bool, output: Text) -> None:
+def show_changes(manifests: Manifests, files: Sequence[str], *, output: Text) -> None:
     """Write what applying would change (`orch apply --dry-run`)."""
-    steps = _steps(manifests, None, prune=prune)
+    steps = _steps(manifests, None)
     render.emit(_as_json(steps), output, lambda: _changes_text(steps, files) or "nothing changes\n")
 
 
-def _steps(manifests: Manifests, inventory_file: Path | None, *, prune: bool) -> list[Step]:
+def _steps(manifests: Manifests, inventory_file: Path | None) -> list[Step]:
     """Plan all documents, here or for the machine of an inventory file, and compare with what runs here."""
     from orchestrator.planner.diff import diff as compare  # the planner brings pydantic: only planning pays for it
     from orchestrator.runner.assemble import assemble, claims_of, cores_of
@@ -123,7 +121,7 @@ def _steps(manifests: Manifests, inventory_file: Path | None, *, prune: bool) ->
     # What runs here says nothing about another machine.
     running = _running() if inventory is None else {}
     wanted = {document.deployment.metadata.name for document in manifests.documents}
-    others = {name: plan for name, plan in running.items() if name not in wanted and not prune}
+    others = {name: plan for name, plan in running.items() if name not in wanted}
     plans = assemble(
         manifests.documents,
         inventory=inventory,
@@ -131,9 +129,7 @@ def _steps(manifests: Manifests, inventory_file: Path | None, *, prune: bool) ->
         keep=cores_of(running),
         others=claims_of(others),
     )
-    steps = [Step(plan.name, plan, compare(running.get(plan.name), plan)) for plan in plans]
-    gone = sorted(running.keys() - wanted) if prune else []
-    return steps + [Step(name, None, compare(running[name], None)) for name in gone]
+    return [Step(plan.name, plan, compare(running.get(plan.name), plan)) for plan in plans]
 
 
 def _inventory(path: Path) -> Inventory:
@@ -172,12 +168,13 @@ def _as_json(steps: Sequence[Step]) -> dict[str, Any]:
     return {
         "apiVersion": "orch/v1",
         "kind": "PlanList",
+        "digest": _digest(steps),
         "items": [
             {
                 "name": step.name,
-                "digest": step.plan.digest() if step.plan else None,
+                "digest": step.plan.digest(),
                 "changes": [_change_json(change) for change in step.changes],
-                "plan": step.plan.model_dump(mode="json") if step.plan else None,
+                "plan": step.plan.model_dump(mode="json"),
             }
             for step in steps
         ],
@@ -188,27 +185,30 @@ def _change_json(change: Change) -> Mapping[str, Any]:
     return asdict(change) | {"symbol": change.symbol, "details": list(change.details)}
 
 
+def _digest(steps: Sequence[Step]) -> str:
+    """Return what names all plans together, and what `orch apply --plan` compares with."""
+    from orchestrator.agent.planning import together  # the agent's own, so that the two cannot differ
+
+    return together([step.plan for step in steps])
+
+
 def _plans_text(steps: Sequence[Step], files: Sequence[str]) -> str:
     from orchestrator.planner.text import plan_to_text  # as above
 
     named = " ".join(files)
-    return "\n".join(plan_to_text(step.plan, step.changes, file=named) for step in steps if step.plan)
+    return "\n".join(plan_to_text(step.plan, step.changes, file=named) for step in steps)
 
 
 def _changes_text(steps: Sequence[Step], files: Sequence[str]) -> str:
-    """Return one line for each change, and under each deployment how to apply exactly this."""
+    """Return one line for each change, and at the end how to apply exactly this."""
     from orchestrator.planner.text import changes_to_text, summary  # as above
 
-    parts = []
-    for step in filter(_acts, steps):
-        named = [replace(change, model=_full_name(step.name, change)) for change in step.changes]
-        parts.append(changes_to_text(named, unchanged=False))
-        if step.plan is None:
-            continue
-        pin = f" --plan {step.plan.digest()}" if len(steps) == 1 else ""
-        digest, apply = step.plan.digest(), f"orch apply {' '.join(files)}{pin}"
-        parts.append(f"Plan {digest}: {summary(step.changes)}. Apply with: {apply}\n")
-    return "".join(parts)
+    changes = [replace(change, model=_full_name(step.name, change)) for step in steps for change in step.changes]
+    if not any(_acts(step) for step in steps):
+        return ""
+    counts = summary(change for step in steps for change in step.changes)
+    apply = f"Apply with: orch apply {' '.join(files)} --plan {_digest(steps)}"
+    return f"{changes_to_text(changes, unchanged=False)}Plan {_digest(steps)}: {counts}. {apply}\n"
 
 
 def _full_name(deployment: str, change: Change) -> str:

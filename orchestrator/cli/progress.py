@@ -31,12 +31,12 @@ def progress() -> Iterator[Show]:
 
 def progress_line(message: Mapping[str, Any]) -> str:
     """Return the message as one line."""
-    said = message.get("message")
-    return f"{_name(message)}: {message['phase']}" + (f" ({said})" if said else "")
+    head = ": ".join(part for part in (_name(message), str(message["phase"])) if part)
+    return f"{head} ({message['message']})" if message.get("message") else head
 
 
 def _name(message: Mapping[str, Any]) -> str:
-    return "/".join(part for part in (message.get("deployment"), message.get("model")) if part) or "agent"
+    return "/".join(part for part in (message.get("deployment"), message.get("model")) if part)
 
 
 @dataclass(slots=True)
@@ -70,6 +70,14 @@ def _live() -> Iterator[Show]:
         yield show
 
 
+def _words(name: str, line: _Line, now: float) -> Iterator[str]:
+    yield from (name, line.phase) if name else (line.phase,)
+    if line.phase not in FINAL_PHASES:
+        yield f"{now - line.since:.0f}s"
+    if line.message:
+        yield f"({line.message})"
+
+
 def _rows(lines: Mapping[str, _Line], width: int) -> RenderableType:
     from rich.console import Group  # as above
     from rich.spinner import Spinner
@@ -78,6 +86,6 @@ def _rows(lines: Mapping[str, _Line], width: int) -> RenderableType:
     now = time.monotonic()
     rows: list[RenderableType] = []
     for name, line in lines.items():
-        text = Text(cut_end(f"{name}  {line.phase} {now - line.since:.0f}s  {line.message}", max(20, width - 4)))
+        text = Text(cut_end(" ".join(_words(name, line, now)), max(20, width - 4)))
         rows.append(Text("  ") + text if line.phase in FINAL_PHASES else Spinner("dots", text))
     return Group(*rows)

@@ -89,6 +89,8 @@ def screen(stream: TextIO, environ: Mapping[str, str]) -> Screen:
 
 def out(text: str) -> None:
     """Write data to standard output; end the program quietly when nobody reads it any more."""
+    if not text:
+        return
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()

@@ -13,18 +13,18 @@ Json = Mapping[str, Any]
 # What gives way on a narrow terminal, first to last: what `orch describe` tells as well, then what seldom changes.
 COLUMNS = (
     Column("NAME"),
-    Column("DEVICE", drop_rank=9),
-    Column("PLAN", drop_rank=5),
-    Column("SYNC", drop_rank=8),
+    Column("DEVICE", drop_rank=10),
+    Column("PLAN", shorten_rank=5, drop_rank=6),
+    Column("SYNC", drop_rank=9),
     Column("HEALTH"),
     Column("STATE", wide_only=True),
-    Column("RATE", right=True, drop_rank=10),
+    Column("RATE", right=True, drop_rank=11),
     Column("GOODPUT", right=True, wide_only=True),
     Column("P50", right=True, drop_rank=4),
     Column("P99/SLO", right=True),
-    Column("SAT", shorten_rank=7),
+    Column("SAT", shorten_rank=8),
     Column("CAUSE", wide_only=True),
-    Column("HEADROOM", right=True, drop_rank=6),
+    Column("HEADROOM", right=True, drop_rank=7),
     Column("RESTARTS", right=True, drop_rank=3),
     Column("REV", right=True, drop_rank=2),
     Column("AGE", right=True, drop_rank=1),
@@ -55,7 +55,7 @@ def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
     return (
         Cell(f"{name}/{model['name']}" if model else name),
         Cell(device_text(model)),
-        Cell(plan_text(model.get("plan") or {})),
+        _plan(model.get("plan") or {}),
         Cell(item["sync"], _SYNC.get(item["sync"])),
         Cell(item["health"], _HEALTH.get(item["health"])),
         Cell(model.get("state") or NONE),
@@ -84,13 +84,14 @@ def plan_text(plan: Json) -> str:
         return NONE
     streams, threads = plan.get("streams"), plan.get("threads")
     requests = f"r{plan['requests']}" if plan.get("requests") else ""
-    if plan.get("expression") == "hint":
-        head = (plan.get("properties") or {}).get("PERFORMANCE_HINT", "hint")
-    elif streams:
-        head = f"{streams}x{max(1, threads // streams)}" if threads else f"{streams}s"
-    else:
-        head = "explicit"
-    return " ".join(part for part in (head, f"b{plan.get('batch') or 1}", requests) if part)
+    layout = (f"{streams}x{max(1, threads // streams)}" if threads else f"{streams}s") if streams else ""
+    hint = (plan.get("properties") or {}).get("PERFORMANCE_HINT") if plan.get("expression") == "hint" else None
+    return " ".join(part for part in (hint, layout, f"b{plan.get('batch') or 1}", requests) if part)
+
+
+def _plan(plan: Json) -> Cell:
+    text = plan_text(plan)
+    return Cell(text, short=text.replace("CUMULATIVE_THROUGHPUT", "CUMULATIVE"))
 
 
 def rate_text(per_s: float | None) -> str:
