@@ -1,0 +1,152 @@
+"""The agent process: one for each state folder, until SIGTERM; its workers go on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from orchestrator.agent import paths
+from orchestrator.agent.adoption import Adoption
+from orchestrator.agent.api import Api
+from orchestrator.agent.client import worker_environ
+from orchestrator.agent.monitor import Monitor
+from orchestrator.agent.paths import Layout
+from orchestrator.agent.planning import Planner, plan_on_this_machine
+from orchestrator.agent.reconcile import Reconciler
+from orchestrator.agent.store import open_or_renew
+from orchestrator.agent.supervisor import Supervisor
+from orchestrator.errors import Kind, OrchError, render
+from orchestrator.serving import admin
+
+WORKER_COMMAND = (sys.executable, "-m", "orchestrator.serving")
+FINISH_TIMEOUT_S = 10.0  # for an apply under way when the agent is asked to stop; the next agent resumes it
+
+log = logging.getLogger("orchestrator.agent")
+
+
+@dataclass(slots=True)
+class Stopping:
+    """How the agent is asked to end."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    workers: bool = False
+
+    def stop(self, workers: bool) -> None:
+        """End the agent, and its workers when told so."""
+        self.workers = self.workers or workers
+        self.asked.set()
+
+
+def lock(layout: Layout) -> IO[str]:
+    """Take the state folder for this process; raise CONFLICT with the pid of the agent that has it."""
+    holder = layout.lock.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder.seek(0)
+        pid = holder.read(32).strip() or "unknown"
+        holder.close()
+        what = f"an agent runs already, pid {pid}"
+        raise OrchError(Kind.CONFLICT, what, where=str(layout.root), hint="orch agent stop") from None
+    holder.truncate(0)
+    holder.write(f"{os.getpid()}\n")
+    holder.flush()
+    return holder
+
+
+async def serve(layout: Layout, environ: Mapping[str, str], command: Sequence[str], planner: Planner) -> None:
+    """Run an agent on the state folder until it is asked to stop."""
+    started = time.time()
+    store, damaged = open_or_renew(layout.database, time.strftime("%Y%m%dT%H%M%S", time.gmtime(started)))
+    supervisor = Supervisor(layout, store, command, worker_environ(environ))
+    reconciler = Reconciler(store, supervisor, planner)
+    monitor = Monitor(store, supervisor, reconciler)
+    stopping = Stopping()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.stop, False)
+    version = _version()
+    adoption = Adoption(layout, store, supervisor, reconciler)
+    api = Api(layout, store, supervisor, reconciler, monitor, version, started, stopping.stop, adoption.done)
+    try:
+        await _until_stopped(api, adoption, damaged, stopping)
+        if stopping.workers:
+            await supervisor.stop_all()
+    finally:
+        supervisor.close()
+        store.close()
+        log.info("stopped")
+
+
+async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, stopping: Stopping) -> None:
+    log.info("agent %s, pid %d, in %s", api.version, os.getpid(), api.layout.root)
+    # Adoption first: it has the turn before any caller can ask for a change.
+    own = [asyncio.create_task(adoption.run(damaged)), asyncio.create_task(api.monitor.watch())]
+    for task in own:
+        task.add_done_callback(_on_task_end)
+    await asyncio.sleep(0)
+    server = await admin.serve(api.layout.socket, api.methods(), on_bug=_on_bug)
+    await stopping.asked.wait()
+    server.close()
+    api.layout.socket.unlink(missing_ok=True)
+    if api.tasks:
+        await asyncio.wait(api.tasks, timeout=FINISH_TIMEOUT_S)
+    rest = [*own, *api.tasks]
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
+def _on_bug(error: BaseException) -> None:
+    log.error("a bug of ours", exc_info=error)
+
+
+def _on_task_end(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _on_bug(error)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("orch-openvino")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "0"
+
+
+def run(environ: Mapping[str, str], command: Sequence[str], planner: Planner) -> int:
+    """Run an agent to its end and return the exit code; the one boundary of this process."""
+    # Times in UTC, as in the events.
+    logging.Formatter.converter = time.gmtime
+    form = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
+    try:
+        layout = paths.create(paths.state_dir(environ))
+        with lock(layout):
+            os.chdir(layout.root)
+            asyncio.run(serve(layout, environ, command, planner))
+    except OrchError as error:
+        sys.stderr.write(render(error) + "\n")
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Be the agent of the state folder that the environment names."""
+    if arguments:
+        sys.stderr.write("usage: python -m orchestrator.agent (ORCH_HOME names the state folder)\n")
+        return 2
+    return run(os.environ, WORKER_COMMAND, plan_on_this_machine)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

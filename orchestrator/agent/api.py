@@ -1,0 +1,176 @@
+"""The agent's methods: what the command line calls over agent.sock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.agent.monitor import Monitor
+from orchestrator.agent.paths import Layout
+from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler, Report
+from orchestrator.agent.status import Json, rfc3339
+from orchestrator.agent.store import DeploymentRecord, Store
+from orchestrator.agent.supervisor import Supervisor, gone
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.admin import Method, Progress
+
+PROGRESS_MAX = 1000  # lines that wait for a caller who does not read; further ones are dropped
+DESCRIBE_EVENTS = 50
+EVENTS_DEFAULT = 200
+ADOPTED_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The methods over the parts of an agent."""
+
+    layout: Layout
+    store: Store
+    supervisor: Supervisor
+    reconciler: Reconciler
+    monitor: Monitor
+    version: str
+    started: float
+    stop: Callable[[bool], None]
+    """Ends the agent, with its workers when told so."""
+    adopted: asyncio.Event
+    """Set when every worker that runs is known."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def methods(self) -> Mapping[str, Method]:
+        """Return the methods by name."""
+        return {
+            "version": self._version,
+            "apply": self._apply,
+            "status": self._status,
+            "describe": self._describe,
+            "events": self._events,
+            "delete": self._delete,
+            "plans": self._plans,
+            "stop": self._stop,
+        }
+
+    async def _version(self, _params: Json, _progress: Progress) -> Json:
+        return {
+            "version": self.version,
+            "pid": os.getpid(),
+            "started": rfc3339(self.started),
+            "state_dir": str(self.layout.root),
+        }
+
+    async def _apply(self, params: Json, progress: Progress) -> Json:
+        asked = Apply(
+            documents=_list(params, "documents"),
+            prune=bool(params.get("prune", False)),
+            timeout_s=float(params.get("timeout_s") or APPLY_TIMEOUT_S),
+            plan=params.get("plan"),
+        )
+        return await self._detached(lambda report: self.reconciler.apply(asked, report), progress)
+
+    async def _delete(self, params: Json, progress: Progress) -> Json:
+        names = _list(params, "names")
+        return await self._detached(lambda report: self.reconciler.delete(names, report), progress)
+
+    async def _detached(self, work: Callable[[Report], Awaitable[Json]], progress: Progress) -> Json:
+        """Run the work to its end, also when the caller goes away, and tell the caller how it goes."""
+        lines: asyncio.Queue[Json | None] = asyncio.Queue(PROGRESS_MAX)
+
+        def report(line: Json) -> None:
+            if lines.qsize() < PROGRESS_MAX - 1:  # the last place is for the end
+                lines.put_nowait(line)
+
+        async def run() -> Json:
+            try:
+                return await work(report)
+            finally:
+                lines.put_nowait(None)
+
+        task = asyncio.create_task(run())
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        while (line := await lines.get()) is not None:
+            await progress(line)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # it is in the store and the log; the caller may have gone
+
+    async def _status(self, params: Json, _progress: Progress) -> Json:
+        names = params.get("names")
+        await self._settled()
+        items = await self.monitor.items(names)
+        known = {item["metadata"]["name"] for item in items}
+        for name in names or ():
+            if name not in known:
+                raise gone(name)
+        return {"apiVersion": "orch/v1", "kind": "StatusList", "items": items}
+
+    async def _describe(self, params: Json, _progress: Progress) -> Json:
+        await self._settled()
+        record = self._record(params)
+        worker = self.supervisor.unit(record.name).worker
+        item = (await self.monitor.items([record.name]))[0]
+        place = self.layout.worker(record.name) if worker is None else worker.paths
+        return {
+            "status": item,
+            "plan": record.runnable.model_dump(mode="json"),
+            "manifest": record.origin.manifest,
+            "path": record.origin.path,
+            "events": self._kept_events(record.name, 0, DESCRIBE_EVENTS),
+            "log": str(place.log),
+            "revisions": [
+                {
+                    "number": revision.number,
+                    "time": rfc3339(revision.time),
+                    "generation": revision.generation,
+                    "result": revision.result,
+                    "reason": revision.reason,
+                    "digest": revision.digest,
+                }
+                for revision in self.store.revisions(record.name)
+            ],
+        }
+
+    async def _events(self, params: Json, _progress: Progress) -> Json:
+        after = int(params.get("after") or 0)
+        events = self._kept_events(params.get("name"), after, int(params.get("limit") or EVENTS_DEFAULT))
+        return {"events": events, "last": events[-1]["seq"] if events else after}
+
+    def _kept_events(self, name: str | None, after: int, limit: int) -> list[Json]:
+        return [{**event, "time": rfc3339(event["time"])} for event in self.store.events(name, after, limit)]
+
+    async def _plans(self, params: Json, _progress: Progress) -> Json:
+        names = params.get("names")
+        records = [record for record in self.store.deployments() if names is None or record.name in names]
+        return {record.name: record.applied.model_dump(mode="json") for record in records if record.applied is not None}
+
+    async def _stop(self, params: Json, _progress: Progress) -> Json:
+        workers = bool(params.get("workers", False))
+        self.stop(workers)
+        return {"stopping": True, "workers": workers, "uptime_s": round(time.time() - self.started, 3)}
+
+    async def _settled(self) -> None:
+        """Wait a little for a new agent to find what runs, so that nothing is called missing that is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ADOPTED_TIMEOUT_S):
+                await self.adopted.wait()
+
+    def _record(self, params: Json) -> DeploymentRecord:
+        record = self.store.deployment(str(params.get("name")))
+        if record is None:
+            raise gone(str(params.get("name")))
+        return record
+
+
+def _list(params: Json, key: str) -> list[Any]:
+    value = params.get(key)
+    if not isinstance(value, list):
+        raise OrchError(Kind.INVALID, f"{key} must be a list, got {value!r}")
+    return value

@@ -1,0 +1,100 @@
+"""How the command line finds the agent, starts it where none runs, and calls it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent import paths
+from orchestrator.agent.paths import Layout
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import admin
+
+ANSWER_TIMEOUT_S = 5.0  # an agent answers at once; a machine whose cores compile takes longer
+START_TIMEOUT_S = 10.0
+START_POLL_S = 0.02
+
+
+def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
+    """Return the socket of the running agent; start one if asked.
+
+    Raise OrchError: UNAVAILABLE when none runs and none is to be started, FAILED with the end of its log when it does
+    not come up within START_TIMEOUT_S.
+    """
+    layout = Layout(paths.state_dir(environ))
+    if _answers(layout):
+        return layout.socket
+    if not start:
+        hint = "orch apply starts it, and so does orch agent start"
+        raise OrchError(Kind.UNAVAILABLE, "no agent runs", where=str(layout.root), hint=hint)
+    _start(paths.create(layout.root), environ)
+    return layout.socket
+
+
+def agent_call(
+    environ: Mapping[str, str], method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float
+) -> Any:
+    """Return the running agent's answer; raise its OrchError, or UNAVAILABLE when none runs."""
+    return admin.call(ensure_agent(environ, start=False), method, dict(params or {}), timeout_s=timeout_s)
+
+
+def _answers(layout: Layout) -> bool:
+    try:
+        admin.call(layout.socket, "version", timeout_s=ANSWER_TIMEOUT_S)
+    except OrchError as error:
+        if error.kind is Kind.DEADLINE:
+            hint = f"see {layout.log}; kill -9 the agent if it stays so, its deployments go on serving"
+            raise OrchError(Kind.UNAVAILABLE, "the agent does not answer", where=str(layout.root), hint=hint) from None
+        return False
+    return True
+
+
+def _start(layout: Layout, environ: Mapping[str, str]) -> None:
+    # Only who starts the agent needs these.
+    import subprocess
+    import sys
+
+    from orchestrator.agent.process import rotate, tail
+
+    try:
+        rotate(layout.log)
+        log = os.open(layout.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise paths.state_error(error, layout.log) from None
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.agent"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=layout.root,
+            env=worker_environ(environ),
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if _answers(layout):
+            child.returncode = 0  # it outlives this process on purpose
+            return
+        # One that ended with 1 may have found another that came first: that one answers soon.
+        if child.poll() not in {None, 1}:
+            break
+        time.sleep(START_POLL_S)
+    child.returncode = child.returncode or 0
+    what = "the agent did not start" + (f"; its log ends:\n{tail(layout.log)}" if tail(layout.log) else "")
+    raise OrchError(Kind.FAILED, what, where=str(layout.log), hint="orch agent run shows it in the foreground")
+
+
+def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which our processes find this package wherever they run."""
+    package = Path(__file__).parents[2]
+    if package.name in {"site-packages", "dist-packages"}:
+        return dict(environ)
+    known = environ.get("PYTHONPATH", "").split(os.pathsep)
+    search = [str(package), *(path for path in known if path and path != str(package))]
+    return {**environ, "PYTHONPATH": os.pathsep.join(search)}

@@ -1,0 +1,98 @@
+"""Asks the workers how they are: for status, and every two seconds to keep their events and conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from orchestrator.agent import status
+from orchestrator.agent.reconcile import Reconciler
+from orchestrator.agent.status import WorkerView
+from orchestrator.agent.store import DeploymentRecord, Event, Store
+from orchestrator.agent.supervisor import Supervisor, Unit, Worker
+from orchestrator.errors import OrchError
+
+Json = dict[str, Any]
+POLL_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """What is seen of all deployments."""
+
+    store: Store
+    supervisor: Supervisor
+    reconciler: Reconciler
+
+    async def watch(self) -> None:
+        """Look at all deployments again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self.supervisor.units:
+                try:
+                    await self.items(None)
+                except OrchError as error:
+                    log.error("%s", error)
+
+    async def items(self, names: Sequence[str] | None) -> list[Json]:
+        """Return the status of the deployments named, or of all, having asked their workers together."""
+        records = [record for record in self.store.deployments() if names is None or record.name in names]
+        return list(await asyncio.gather(*(self._item(record) for record in records)))
+
+    async def _item(self, record: DeploymentRecord) -> Json:
+        view = await self.view(record)
+        if view.answer is not None:
+            record = self._note_applied(record, view.answer)
+        seen = status.item(record, self.store.last_revision(record.name), view, time.time())
+        if seen["conditions"] != list(record.conditions):
+            self.store.set_conditions(record.name, seen["conditions"])
+        return seen
+
+    async def view(self, record: DeploymentRecord) -> WorkerView:
+        """Return the deployment's worker as it is seen now."""
+        unit = self.supervisor.unit(record.name)
+        worker = unit.worker
+        answer, silence = None, None
+        if worker is not None:
+            try:
+                answer = await worker.status()
+                self._keep_events(unit, worker, answer)
+                self.supervisor.settle(unit)
+            except OrchError as error:
+                silence = str(error) if worker.ready_at is not None else None  # else it starts
+        if worker is None or worker.ended.is_set():
+            return WorkerView(None, unit.restarts, None, unit.state, unit.message, None)
+        state, message = unit.state, unit.message
+        return WorkerView(worker.identity.pid, unit.restarts, worker.started, state, message, answer, silence)
+
+    def _keep_events(self, unit: Unit, worker: Worker, answer: Json) -> None:
+        new = [event for event in answer["events"] if event["seq"] > worker.events_seen]
+        if not new:
+            return
+        self.store.add_events([_event(worker.deployment, event) for event in new])
+        worker.events_seen = max(event["seq"] for event in new)
+        if unit.worker is worker:
+            self.supervisor.remember(unit)
+
+    def _note_applied(self, record: DeploymentRecord, answer: Json) -> DeploymentRecord:
+        """Record that the wanted plan runs after all: after a slow start, a crash, or a new agent."""
+        if self.reconciler.busy or not answer["ready"] or answer["plan_digest"] != record.desired.digest():
+            return record
+        revision = self.store.last_revision(record.name)
+        if revision is None or revision.result == "applied":
+            return record
+        self.store.applied(revision)
+        self.supervisor.note(record.name, "Normal", "Applied", f"revision {revision.number} runs after all")
+        return self.store.deployment(record.name) or record
+
+
+def _event(deployment: str, event: Json) -> Event:
+    when = datetime.fromisoformat(event["time"]).timestamp()
+    return Event(deployment, event["type"], event["reason"], event["object"], event["message"], when)

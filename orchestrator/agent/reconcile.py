@@ -1,0 +1,438 @@
+"""Brings deployments to what their manifests want: plan, compare, decide, act, one apply after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+from orchestrator.agent import listener, paths, planning
+from orchestrator.agent.planning import Planner, Wanted, merge
+from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
+from orchestrator.agent.supervisor import Supervisor, Unit, Worker, gone
+from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.planner.diff import Change, diff, needs_action
+from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.serving import admin
+
+Json = dict[str, Any]
+Report = Callable[[Json], None]
+
+APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
+APPLY_TIMEOUT_MAX_S = 3600.0
+READY_POLL_MIN_S = 0.02
+READY_POLL_MAX_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Step(enum.Enum):
+    """What is done to a deployment."""
+
+    NOTHING = "nothing"
+    CREATE = "create"  # no worker serves it: start one
+    UPDATE = "update"  # the worker changes its pools in place
+    REPLACE = "replace"  # another worker takes over
+
+
+def decide(record: DeploymentRecord | None, serving: bool, changes: Sequence[Change]) -> Step:
+    """Return what to do; `changes` lead from what was last applied to what is wanted."""
+    if record is None or not serving:
+        return Step.CREATE
+    if any(change.model is None and change.action == "replace" for change in changes):
+        return Step.REPLACE
+    wanted_before = record.applied is not None and record.desired.digest() == record.applied.digest()
+    if wanted_before and not needs_action(tuple(changes)):
+        return Step.NOTHING
+    return Step.UPDATE
+
+
+def to_prune(records: Sequence[DeploymentRecord], wanted: Sequence[Wanted], exists: Callable[[str], bool]) -> list[str]:
+    """Return the deployments that `--prune` deletes: those not named that came from the same place as these documents.
+
+    The same place is a file that is named again, or a file of the same folder that is no longer there.
+    """
+    named = {one.name for one in wanted}
+    files, folders = {one.origin.path for one in wanted}, {one.origin.base for one in wanted}
+    return [
+        record.name
+        for record in records
+        if record.name not in named
+        and (
+            record.origin.path in files
+            or (
+                record.origin.base in folders
+                and Path(record.origin.path).is_absolute()
+                and not exists(record.origin.path)
+            )
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """What a caller asks for."""
+
+    documents: Sequence[Mapping[str, Any]]
+    prune: bool = False
+    timeout_s: float = APPLY_TIMEOUT_S
+    plan: str | None = None
+    """Digest of the plan that the caller saw; another one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One deployment's way to a plan."""
+
+    plan: DeploymentPlan
+    revision: Revision
+    report: Report
+    deadline: float
+    """On the loop's clock."""
+
+    def tell(self, phase: str, message: str, model: str | None = None) -> None:
+        """Report progress."""
+        self.report({"deployment": self.plan.name, "model": model, "phase": phase, "message": message})
+
+
+class Reconciler:
+    """Applies and deletes; lives on one event loop."""
+
+    def __init__(self, store: Store, supervisor: Supervisor, planner: Planner) -> None:
+        self._store, self._supervisor, self._planner = store, supervisor, planner
+        self._lock = asyncio.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether something is being applied or deleted now."""
+        return self._lock.locked()
+
+    @asynccontextmanager
+    async def turn(self, report: Report, deadline: float) -> AsyncIterator[None]:
+        """Wait until nothing else changes deployments, until `deadline` on the loop's clock; raise DEADLINE."""
+        if self._lock.locked():
+            report({"deployment": None, "model": None, "phase": "waiting", "message": "another change is being made"})
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._lock.acquire()
+        except TimeoutError:
+            hint = "repeat the command when the other one has ended"
+            raise OrchError(Kind.DEADLINE, "another change is still being made", hint=hint) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    # --- apply
+
+    async def apply(self, asked: Apply, report: Report) -> Json:
+        """Bring the deployments of the documents about; raise OrchError with all that failed, after trying all."""
+        deadline = asyncio.get_running_loop().time() + min(asked.timeout_s, APPLY_TIMEOUT_MAX_S)
+        wanted = await asyncio.to_thread(planning.read, asked.documents)
+        async with self.turn(report, deadline):
+            report({"deployment": None, "model": None, "phase": "planning", "message": _planning_message(wanted)})
+            plans = await self._plan(wanted, asked.plan)
+            outcomes, errors = [], []
+            for one, plan in zip(wanted, plans, strict=True):
+                try:
+                    outcomes.append(await self._apply_one(one, plan, report, deadline))
+                except OrchError as error:
+                    errors.append(error)
+            pruned = await self._prune(wanted, report) if asked.prune and not errors else []
+        if errors:
+            raise merge(errors, Kind.FAILED if len(errors) > 1 else None)
+        return {"deployments": outcomes, "pruned": pruned}
+
+    async def _plan(self, wanted: Sequence[Wanted], expected: str | None) -> list[DeploymentPlan]:
+        running = {record.name: record.runnable for record in self._store.deployments()}
+        found = await asyncio.to_thread(self._planner, [one.document for one in wanted], running)
+        errors = [plan for plan in found if isinstance(plan, OrchError)]
+        if errors:
+            raise merge(errors)
+        plans = [plan for plan in found if isinstance(plan, DeploymentPlan)]
+        if expected is not None and planning.together(plans) != expected:
+            what = f"the plan is {planning.together(plans)} now, not {expected}: machine, models or manifests changed"
+            raise OrchError(Kind.CONFLICT, what, hint="look at orch diff again, then apply the new plan")
+        return plans
+
+    async def _apply_one(self, one: Wanted, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
+        record = self._store.deployment(one.name)
+        unit = self._supervisor.unit(one.name)
+        serving = record is not None and record.applied is not None and _serves(unit)
+        changes = diff(record.applied if record is not None and serving else None, plan)
+        step = decide(record, serving, changes)
+        for change in changes:
+            report({"change": _change(one.name, change)})
+        if step is Step.NOTHING:
+            assert record is not None, "nothing is done only to what exists"
+            if record.origin != one.origin:
+                self._store.annotate(one.name, one.origin)
+        else:
+            await self._carry_out(step, one.origin, plan, report, deadline)
+        return await self._outcome(one.name, changes)
+
+    async def _carry_out(
+        self, step: Step, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float
+    ) -> None:
+        revision = self._store.propose(plan.name, origin, plan, time.time())
+        await self.follow(step, Course(plan, revision, report, deadline))
+
+    async def follow(self, step: Step, course: Course) -> None:
+        """Act; the revision ends as applied, or as failed with the error raised."""
+        name, number = course.plan.name, course.revision.number
+        try:
+            worker = await self._act(step, course)
+        except OrchError as error:
+            self._store.failed(course.revision, str(error))
+            self._supervisor.note(name, "Warning", "RevisionFailed", f"revision {number}: {error}")
+            course.tell("failed", str(error))
+            self._go_on_without(name)
+            raise OrchError(error.kind, [_placed(problem, name) for problem in error.problems]) from None
+        self._store.applied(course.revision)
+        self._keep_record(worker, course)
+        self._supervisor.note(
+            name, "Normal", "Applied", f"revision {number} ({step.value}, plan {course.plan.digest()})"
+        )
+
+    def _go_on_without(self, name: str) -> None:
+        """Start the last good plan again where a failed one has left no worker."""
+        unit, record = self._supervisor.unit(name), self._store.deployment(name)
+        if record is not None and record.applied is not None and unit.worker is None and unit.restart is None:
+            self._supervisor.revive(name, unit.restarts)
+
+    async def _act(self, step: Step, course: Course) -> Worker:
+        match step:
+            case Step.CREATE:
+                return await self._create(course)
+            case Step.UPDATE:
+                return await self._update(course)
+            case Step.REPLACE:
+                return await self._replace(course)
+            case Step.NOTHING:
+                raise AssertionError("nothing is not carried out")
+        assert_never(step)
+
+    async def _create(self, course: Course) -> Worker:
+        unit = self._supervisor.unit(course.plan.name)
+        if unit.worker is not None:
+            await self._supervisor.retire(unit.worker, drain_s=0)
+        if course.plan.endpoint.grpc is not None:
+            await asyncio.to_thread(listener.check_free, course.plan.endpoint.grpc, "spec.endpoint.grpc")
+        course.tell("starting", "starting the worker")
+        worker = self._supervisor.start(course.plan, course.revision.generation)
+        self._keep_record(worker, course)
+        await self._until_ready(worker, course)
+        return worker
+
+    async def _update(self, course: Course) -> Worker:
+        worker = self._supervisor.unit(course.plan.name).worker
+        assert worker is not None, "an update needs a worker"
+        params = {"plan": course.plan.model_dump(mode="json"), "generation": course.revision.generation}
+        try:
+            async with asyncio.timeout_at(course.deadline):
+                async for kind, value in admin.astream(worker.paths.control, "apply", params):
+                    if kind == "progress":
+                        course.tell(value["phase"], value.get("message") or "", value.get("model"))
+        except TimeoutError:
+            raise OrchError(Kind.DEADLINE, "the worker did not finish the change in time") from None
+        worker.generation = course.revision.generation
+        self._supervisor.remember(self._supervisor.unit(course.plan.name))
+        return worker
+
+    async def _replace(self, course: Course) -> Worker:
+        """Start the new worker, on the same socket where the address stays, and end the old one once it serves."""
+        unit = self._supervisor.unit(course.plan.name)
+        old, held = unit.worker, unit.listener
+        before = self._store.deployment(course.plan.name)
+        assert old is not None, "only what serves is replaced"
+        assert before is not None, "only what serves is replaced"
+        assert before.applied is not None, "only what serves is replaced"
+        same = held is not None and unit.address == course.plan.endpoint.http
+        grpc = course.plan.endpoint.grpc
+        if grpc is not None and grpc != before.applied.endpoint.grpc:
+            await asyncio.to_thread(listener.check_free, grpc, "spec.endpoint.grpc")
+        listening = held if same else self._supervisor.listen(course.plan)
+        candidate = None
+        try:
+            course.tell("starting", "starting the new worker beside the old one")
+            candidate = self._supervisor.launch(course.plan, course.revision.generation, 1 - old.slot, listening)
+            await self._until_ready(candidate, course)
+        except BaseException:
+            if candidate is not None:
+                await self._supervisor.retire(candidate, drain_s=0)
+            if listening is not None and not same:
+                listening.close()
+            raise
+        self._supervisor.install(candidate, listening, course.plan.endpoint.http)
+        self._store.applied(course.revision)
+        course.tell("draining", "the old worker finishes what it has")
+        await self._supervisor.retire(old)
+        return candidate
+
+    async def _until_ready(self, worker: Worker, course: Course) -> None:
+        """Wait until the worker serves; raise OrchError with its own reason, how it died, or DEADLINE."""
+        loop = asyncio.get_running_loop()
+        pause_s = READY_POLL_MIN_S
+        told: dict[str, str] = {}
+        while loop.time() < course.deadline:
+            if await _ends_within(worker, pause_s):
+                raise worker.failure() or OrchError(Kind.FAILED, worker.how_it_ended())
+            pause_s = min(READY_POLL_MAX_S, pause_s * 1.5)
+            try:
+                status = await worker.status()
+            except OrchError:
+                continue  # it has not opened its socket yet, or compiles on all cores
+            if status["message"] and status["message"] != told.get(""):
+                told[""] = status["message"]
+                course.tell(str(status["state"]).lower(), status["message"])
+            for model in status["models"]:
+                if told.get(model["name"]) != model["state"]:
+                    told[model["name"]] = model["state"]
+                    course.tell(str(model["state"]).lower(), model.get("message") or "", model["name"])
+            if status["ready"]:
+                return
+        what = "the worker was not ready in time; it goes on starting"
+        raise OrchError(Kind.DEADLINE, what, hint=f"orch logs {course.plan.name}, or apply with a longer timeout")
+
+    def _keep_record(self, worker: Worker, course: Course) -> None:
+        """Leave beside the worker what a lost store would be rebuilt from."""
+        record = self._store.deployment(course.plan.name)
+        if record is None:
+            return
+        text = json.dumps(
+            {
+                "name": record.name,
+                "generation": record.generation,
+                "origin": {
+                    "manifest": record.origin.manifest,
+                    "path": record.origin.path,
+                    "base": record.origin.base,
+                    "labels": record.origin.labels,
+                },
+                "desired": record.desired.model_dump(mode="json"),
+            }
+        )
+        try:
+            paths.write(worker.paths.record, text)
+        except OrchError as error:  # only a second disaster would need it
+            log.error("%s: %s", record.name, error)
+
+    async def _outcome(self, name: str, changes: Sequence[Change]) -> Json:
+        record = self._store.deployment(name)
+        assert record is not None, "it was just applied"
+        worker = self._supervisor.unit(name).worker
+        endpoint: Json = {"http": record.desired.endpoint.http, "grpc": record.desired.endpoint.grpc}
+        if worker is not None:
+            try:
+                endpoint = (await worker.status()).get("endpoint") or endpoint
+            except OrchError as error:
+                log.warning("%s: %s", name, error)
+        return {
+            "name": name,
+            "generation": record.generation,
+            "revision": record.applied_revision,
+            "changes": [_change(name, change) for change in changes],
+            "ok": True,
+            "endpoint": endpoint,
+        }
+
+    # --- delete
+
+    async def delete(self, names: Sequence[str], report: Report) -> Json:
+        """Delete deployments; raise NOT_FOUND, having done nothing, when one of them is not known."""
+        deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
+        async with self.turn(report, deadline):
+            known = {record.name for record in self._store.deployments()}
+            missing = [gone(name) for name in names if name not in known]
+            if missing:
+                raise merge(missing)
+            return {"deleted": [await self._delete(name, report) for name in dict.fromkeys(names)]}
+
+    async def _delete(self, name: str, report: Report) -> str:
+        report({"deployment": name, "model": None, "phase": "draining", "message": "finishing what it has"})
+        # The wish first: an agent that is killed here leaves a stray worker, which its successor ends.
+        self._store.delete(name, time.time())
+        await self._supervisor.remove(name)
+        self._supervisor.note(name, "Normal", "Deleted", "the deployment was deleted")
+        report({"deployment": name, "model": None, "phase": "deleted", "message": ""})
+        return name
+
+    async def _prune(self, wanted: Sequence[Wanted], report: Report) -> list[str]:
+        names = to_prune(self._store.deployments(), wanted, lambda path: Path(path).exists())
+        return [await self._delete(name, report) for name in names]
+
+    # --- after a start of the agent
+
+    async def resume(self, name: str) -> None:
+        """Bring about what an agent that was killed left half done; the caller has the turn."""
+        record, revision = self._store.deployment(name), self._store.last_revision(name)
+        if record is None or revision is None or revision.result != "applying":
+            return
+        serving = record.applied is not None and _serves(self._supervisor.unit(name))
+        step = decide(record, serving, diff(record.applied if serving else None, record.desired))
+        step = Step.UPDATE if step is Step.NOTHING else step
+        deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
+        try:
+            await self.follow(step, Course(record.desired, revision, nobody, deadline))
+        except OrchError as error:
+            log.warning("%s: %s", name, error)
+
+    async def replan(self, record: DeploymentRecord) -> None:
+        """Plan anew for a machine that may have changed, and start by that plan if so; the caller has the turn."""
+        text = {"text": record.origin.manifest, "name": record.origin.path, "base": record.origin.base}
+        try:
+            wanted = await asyncio.to_thread(planning.read, [text])
+            plan = (await self._plan([one for one in wanted if one.name == record.name], None))[0]
+        except (OrchError, IndexError) as error:
+            self._supervisor.note(record.name, "Warning", "NotPlanned", f"the plan before is used: {error}")
+            return
+        if plan.fingerprint != record.runnable.fingerprint:
+            deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
+            try:
+                await self._carry_out(Step.CREATE, record.origin, plan, nobody, deadline)
+            except OrchError as error:
+                log.warning("%s: %s", record.name, error)
+
+
+def _serves(unit: Unit) -> bool:
+    return unit.worker is not None and unit.worker.ready_at is not None and not unit.worker.retiring
+
+
+async def _ends_within(worker: Worker, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await worker.ended.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def nobody(_progress: Json) -> None:
+    """Report to nobody."""
+
+
+def _planning_message(wanted: Sequence[Wanted]) -> str:
+    models = sum(len(one.document.deployment.spec.models) for one in wanted)
+    return f"asking OpenVINO about this machine and {models} model{'' if models == 1 else 's'}"
+
+
+def _change(name: str, change: Change) -> Json:
+    return {
+        "deployment": name,
+        "model": change.model,
+        "action": change.action,
+        "symbol": change.symbol,
+        "cause": change.cause,
+        "details": list(change.details),
+    }
+
+
+def _placed(problem: Problem, name: str) -> Problem:
+    return problem if problem.where else replace(problem, where=name)

@@ -1,0 +1,43 @@
+"""When a worker that died is started again: at once, then later and later."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+HEALTHY_S = 60.0  # who lived this long did not die of its start: counting begins anew
+LOOP_DEATHS = 3  # quick deaths in a row that make a crash loop
+DELAY_MAX_S = 60.0
+
+
+class UnitState(enum.Enum):
+    """What the agent does for a deployment's worker."""
+
+    RUNNING = "Running"
+    BACKOFF = "BackOff"
+    CRASH_LOOP = "CrashLoop"
+    FAILED = "Failed"  # its plan cannot run: trying again would not help
+    MISSING = "Missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """The quick deaths in a row of one deployment's workers."""
+
+    quick: int = 0
+
+    def after(self, healthy_s: float) -> Deaths:
+        """Return the count after one more death, of a worker that had been healthy for so long."""
+        return Deaths(1 if healthy_s >= HEALTHY_S else self.quick + 1)
+
+    @property
+    def delay_s(self) -> float:
+        """Return how long to wait before the next start: nothing, then 1, 2, 4 ... seconds."""
+        if self.quick <= 1:
+            return 0.0
+        return DELAY_MAX_S if self.quick > 8 else min(DELAY_MAX_S, 2.0 ** (self.quick - 2))
+
+    @property
+    def looping(self) -> bool:
+        """Tell whether this is a crash loop."""
+        return self.quick >= LOOP_DEATHS

@@ -1,0 +1,198 @@
+"""From what the agent knows and what a worker says to the status that people and tools read: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from orchestrator.agent.restart import UnitState
+from orchestrator.agent.store import DeploymentRecord, Revision
+from orchestrator.planner.plan import ModelPlan
+
+Json = dict[str, Any]
+Health = Literal["Healthy", "Progressing", "Degraded", "Suspended", "Missing"]
+Sync = Literal["Synced", "OutOfSync", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A deployment's worker as the agent sees it."""
+
+    pid: int | None
+    restarts: int
+    started: float | None
+    state: UnitState
+    message: str
+    answer: Json | None
+    """The worker's own status."""
+    silence: str | None = None
+    """Why there is no answer from a process that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a deployment is, in one word, with its reason."""
+
+    health: Health
+    reason: str
+    message: str
+
+
+def rfc3339(time_s: float) -> str:
+    """Return a Unix time as people and tools read it."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def item(record: DeploymentRecord, revision: Revision | None, worker: WorkerView, now: float) -> Json:
+    """Return one item of the StatusList."""
+    verdict = judge(revision, worker)
+    answer = worker.answer
+    number = record.applied_revision or (revision.number if revision else None)
+    return {
+        "metadata": {
+            "name": record.name,
+            "generation": record.generation,
+            "labels": record.origin.labels,
+            "created": rfc3339(record.created),
+        },
+        "revision": {"number": number, "source": "file", "commit": None},
+        "sync": sync(record, worker),
+        "health": verdict.health,
+        "conditions": conditions(record, verdict, worker, now),
+        "endpoint": endpoint(record, answer),
+        "worker": {
+            "pid": worker.pid,
+            "restarts": worker.restarts,
+            "started": None if worker.started is None else rfc3339(worker.started),
+        },
+        "models": models(record, worker),
+    }
+
+
+def models(record: DeploymentRecord, worker: WorkerView) -> list[Json]:
+    """Return what the worker says of its models; what is planned while it says nothing or compiles the first time."""
+    if worker.answer is not None and worker.answer["models"]:
+        return list(worker.answer["models"])
+    return [absent(model, worker) for model in record.runnable.models]
+
+
+def sync(record: DeploymentRecord, worker: WorkerView) -> Sync:
+    """Tell whether the worker runs the plan that is wanted."""
+    if worker.answer is not None:
+        return "Synced" if worker.answer["plan_digest"] == record.desired.digest() else "OutOfSync"
+    return "Unknown" if worker.pid is not None else "OutOfSync"
+
+
+def judge(revision: Revision | None, worker: WorkerView) -> Verdict:
+    """Return the deployment's health; the first that holds counts, worst first."""
+    failed = revision is not None and revision.result == "failed"
+    match worker.state:
+        case UnitState.FAILED:
+            return Verdict("Degraded", "CannotRun", worker.message)
+        case UnitState.CRASH_LOOP:
+            return Verdict("Degraded", "CrashLoop", worker.message)
+        case _ if worker.silence is not None:
+            return Verdict("Degraded", "NoAnswer", worker.silence)
+        case UnitState.BACKOFF:
+            return Verdict("Progressing", "WorkerDied", worker.message)
+        case UnitState.MISSING:
+            reason = revision.reason if failed and revision is not None else None
+            return Verdict("Missing", "NoWorker", reason or worker.message or "no worker runs")
+    if worker.answer is None:
+        return Verdict("Progressing", "Starting", "the worker starts")
+    if failed and revision is not None:
+        serving = "the revision before it serves" if worker.answer["ready"] else "nothing serves"
+        return Verdict("Degraded", "RevisionFailed", f"revision {revision.number} failed, {serving}: {revision.reason}")
+    return _judge_answer(worker.answer)
+
+
+def _judge_answer(answer: Mapping[str, Any]) -> Verdict:
+    message = answer.get("message") or ""
+    if answer["state"] == "Failed":
+        return Verdict("Degraded", "WorkerFailed", message)
+    broken = [model for model in answer["models"] if model["state"] in {"Failed", "Degraded"}]
+    if broken:
+        return Verdict("Degraded", "ModelDegraded", "; ".join(f"{m['name']}: {_message(m)}" for m in broken))
+    if not answer["ready"] or answer["state"] != "Serving":
+        return Verdict("Progressing", answer["state"], message)
+    return Verdict("Healthy", "Serving", message or f"{len(answer['models'])} models serve")
+
+
+def _message(model: Mapping[str, Any]) -> str:
+    return str(model.get("message") or model["state"])
+
+
+def conditions(record: DeploymentRecord, verdict: Verdict, worker: WorkerView, now: float) -> list[Json]:
+    """Return the conditions, each with the time when its status last changed."""
+    ready = "Unknown" if worker.silence is not None else str(bool(worker.answer and worker.answer["ready"]))
+    wanted = (
+        ("Ready", ready),
+        ("Progressing", str(verdict.health == "Progressing")),
+        ("Degraded", str(verdict.health == "Degraded")),
+    )
+    before = {condition["type"]: condition for condition in record.conditions}
+    return [_condition(kind, value, verdict, before.get(kind), record.generation, now) for kind, value in wanted]
+
+
+def _condition(kind: str, value: str, verdict: Verdict, before: Json | None, generation: int, now: float) -> Json:
+    unchanged = before is not None and before["status"] == value
+    return {
+        "type": kind,
+        "status": value,
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastTransitionTime": before["lastTransitionTime"] if before is not None and unchanged else rfc3339(now),
+        "observedGeneration": generation,
+    }
+
+
+def endpoint(record: DeploymentRecord, answer: Mapping[str, Any] | None) -> Json:
+    """Return where clients reach the deployment: real ports where the worker knows them."""
+    told = answer.get("endpoint") if answer is not None else None
+    plan = record.runnable.endpoint
+    http, grpc = (told.get("http"), told.get("grpc")) if told else (plan.http, plan.grpc)
+    if http is not None and "://" not in http:
+        http = f"http://{http}"
+    return {"http": http, "grpc": grpc}
+
+
+def absent(model: ModelPlan, worker: WorkerView) -> Json:
+    """Return a model of a worker that says nothing."""
+    slo = model.slo
+    return {
+        "name": model.name,
+        "state": _absent_state(worker),
+        "device": model.device,
+        "execution_devices": [],
+        "plan": {
+            "expression": model.expression,
+            "properties": model.properties,
+            "streams": model.streams,
+            "threads": model.threads,
+            "batch": model.batch,
+            "requests": model.requests,
+            "reason": _reason(model.reasons),
+            "verified": False,
+        },
+        "slo": None
+        if slo is None
+        else {"latency_ms": slo.latency_s * 1e3, "percentile": slo.percentile, "rate_per_s": slo.rate_per_s},
+        "observed": None,
+        "saturation": None,
+        "capacity_per_s": None,
+        "headroom_per_s": None,
+        "reasons": [reason.model_dump() for reason in model.reasons],
+        "message": None,
+    }
+
+
+def _absent_state(worker: WorkerView) -> str:
+    if worker.pid is None:
+        return "Missing"
+    return "Unknown" if worker.silence is not None else "Starting"
+
+
+def _reason(reasons: Iterable[Any]) -> str:
+    return "; ".join(f"{reason.subject}: {reason.text}" for reason in reasons)

@@ -1,0 +1,356 @@
+"""The agent as its callers see it: a real process, real sockets, stand-in workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest_agent import Agent, eventually, manifest, pid_that_serves
+
+from orchestrator.agent.client import ensure_agent, worker_environ
+from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import admin
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def dead(pid: int) -> bool:
+    from orchestrator.agent.process import identify
+
+    return identify(pid) is None
+
+
+def test_apply_starts_a_worker_that_serves_and_status_says_healthy(agent: Agent) -> None:
+    result = agent.apply(manifest())
+    (deployment,) = result["deployments"]
+    assert (deployment["ok"], deployment["generation"], deployment["revision"]) == (True, 1, 1)
+    assert [change["action"] for change in deployment["changes"]] == ["create"]
+    item = agent.item()
+    assert (item["sync"], item["health"]) == ("Synced", "Healthy")
+    assert pid_that_serves(item["endpoint"]["http"]) == item["worker"]["pid"]
+    assert {c["type"]: c["status"] for c in item["conditions"]} == {
+        "Ready": "True",
+        "Progressing": "False",
+        "Degraded": "False",
+    }
+
+
+def test_apply_twice_says_unchanged_and_touches_nothing(agent: Agent) -> None:
+    agent.apply(manifest())
+    before = agent.item()
+    result = agent.apply(manifest())
+    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["unchanged"]
+    after = agent.item()
+    assert (after["worker"], after["metadata"], after["revision"]) == (
+        before["worker"],
+        before["metadata"],
+        before["revision"],
+    )
+    assert len(agent.call("describe", {"name": "shop"})["revisions"]) == 1
+
+
+def test_a_change_of_the_queue_is_made_in_place(agent: Agent) -> None:
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    result = agent.apply(manifest(limit=9))
+    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["update"]
+    item = agent.item()
+    assert (item["worker"]["pid"], item["metadata"]["generation"], item["sync"]) == (pid, 2, "Synced")
+
+
+def test_a_change_of_the_address_replaces_the_worker_and_the_old_one_ends(agent: Agent) -> None:
+    agent.apply(manifest())
+    old = agent.item()["worker"]["pid"]
+    address = f"127.0.0.1:{free_port()}"
+    agent.apply(manifest(http=address))
+    item = agent.item()
+    assert item["endpoint"]["http"] == f"http://{address}"
+    assert item["worker"]["pid"] != old
+    assert pid_that_serves(item["endpoint"]["http"]) == item["worker"]["pid"]
+    assert agent.workers() == [item["worker"]["pid"]]
+
+
+def test_a_refused_change_leaves_the_old_plan_serving_and_is_told(agent: Agent) -> None:
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    with pytest.raises(OrchError, match="shop: the engine refuses") as caught:
+        agent.apply(manifest(behaviour="REFUSE"))
+    assert caught.value.kind is Kind.FAILED
+    item = agent.item()
+    assert (item["sync"], item["health"], item["worker"]["pid"]) == ("OutOfSync", "Degraded", pid)
+    assert item["revision"]["number"] == 1
+    revisions = agent.call("describe", {"name": "shop"})["revisions"]
+    assert [(one["result"], one["reason"]) for one in revisions] == [
+        ("applied", None),
+        ("failed", "the engine refuses"),
+    ]
+    assert agent.apply(manifest())["deployments"][0]["ok"]
+    assert (agent.item()["sync"], agent.item()["health"]) == ("Synced", "Healthy")
+
+
+def test_a_replacement_that_cannot_run_leaves_the_old_worker_serving(agent: Agent) -> None:
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    with pytest.raises(OrchError, match="this plan cannot run"):
+        agent.apply(manifest(behaviour="CANNOT", http=f"127.0.0.1:{free_port()}"))
+    assert agent.item()["worker"]["pid"] == pid
+    assert agent.workers() == [pid]
+
+
+def test_a_plan_that_cannot_run_is_shown_with_its_reason_and_not_tried_again(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="this plan cannot run") as caught:
+        agent.apply(manifest(behaviour="CANNOT"))
+    assert caught.value.problems[0].hint == "change it"
+    item = agent.item()
+    assert (item["health"], item["worker"]) == ("Degraded", {"pid": None, "restarts": 0, "started": None})
+    assert item["conditions"][0]["message"] == "this plan cannot run"
+
+
+def test_a_worker_that_dies_at_once_is_a_crash_loop_with_the_end_of_its_log(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="exit code 7"):
+        agent.apply(manifest(behaviour="CRASH"))
+    item = eventually(
+        lambda: next((i for i in [agent.item()] if i["conditions"][2]["reason"] == "CrashLoop"), None), "a crash loop"
+    )
+    assert item["health"] == "Degraded"
+    assert "out of luck" in item["conditions"][2]["message"]
+    assert item["worker"]["restarts"] >= 2
+    reasons = {event["reason"] for event in agent.call("events", {"name": "shop", "after": 0, "limit": 100})["events"]}
+    assert {"WorkerDied", "CrashLoop", "RevisionFailed"} <= reasons
+
+
+def test_a_killed_worker_is_started_again_on_the_same_socket(agent: Agent) -> None:
+    agent.apply(manifest())
+    item = agent.item()
+    os.kill(item["worker"]["pid"], signal.SIGKILL)
+    served = pid_that_serves(item["endpoint"]["http"])  # waits in the backlog, is never refused
+    assert served != item["worker"]["pid"]
+    after = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "healthy again")
+    assert (after["worker"]["pid"], after["worker"]["restarts"]) == (served, 1)
+
+
+def test_workers_outlive_a_killed_agent_and_the_next_one_adopts_them(agent: Agent) -> None:
+    agent.apply(manifest())
+    item = agent.item()
+    agent.end(signal.SIGKILL)
+    assert pid_that_serves(item["endpoint"]["http"]) == item["worker"]["pid"]
+    agent.start()
+    assert agent.item() == item
+    os.kill(item["worker"]["pid"], signal.SIGKILL)  # the new agent has the socket, and sees who is not its child
+    assert pid_that_serves(item["endpoint"]["http"]) != item["worker"]["pid"]
+
+
+def test_a_worker_that_died_while_no_agent_ran_is_started_by_the_next(agent: Agent) -> None:
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    agent.end(signal.SIGTERM)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: dead(pid), "the worker is gone")
+    agent.start()
+    item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "healthy again")
+    assert item["worker"]["pid"] != pid
+
+
+def test_a_worker_that_the_store_does_not_know_is_ended(agent: Agent) -> None:
+    agent.apply(manifest())
+    (pid,) = agent.workers()
+    agent.end(signal.SIGKILL)
+    for part in agent.layout.root.glob("state.db*"):
+        part.unlink()
+    agent.start()
+    eventually(lambda: dead(pid), "the stray worker is gone")
+    assert agent.call("status")["items"] == []
+    reasons = [event["reason"] for event in agent.call("events", {"name": None, "after": 0, "limit": 10})["events"]]
+    assert reasons == ["StrayWorker"]
+
+
+def test_a_damaged_store_is_put_aside_and_rebuilt_without_touching_workers(agent: Agent) -> None:
+    agent.apply(manifest(limit=3))
+    before = agent.item()
+    agent.end(signal.SIGKILL)
+    for part in agent.layout.root.glob("state.db-*"):
+        part.unlink()
+    agent.layout.database.write_bytes(b"no database" * 1000)
+    agent.start()
+    after = agent.item()
+    assert (after["worker"]["pid"], after["sync"], after["health"]) == (before["worker"]["pid"], "Synced", "Healthy")
+    assert len(list(agent.layout.root.glob("state.db.damaged-*"))) == 1
+    assert "limit: 3" in agent.call("describe", {"name": "shop"})["manifest"]
+    result = agent.apply(manifest(limit=3))
+    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["unchanged"]
+
+
+def test_a_taken_port_is_refused_with_who_holds_it(agent: Agent) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(OrchError, match=f"port {port} is taken by pid {os.getpid()}") as caught:
+            agent.apply(manifest(http=f"127.0.0.1:{port}"))
+    assert caught.value.problems[0].hint == "free it, or change spec.endpoint.http"
+    assert agent.item()["health"] == "Missing"
+
+
+def test_two_applies_at_once_are_made_one_after_the_other(agent: Agent) -> None:
+    agent.apply(manifest())
+    first: list[Any] = []
+    thread = threading.Thread(target=lambda: first.append(agent.apply(manifest(behaviour="HANG"))))
+    thread.start()
+    eventually(lambda: agent.item()["metadata"]["generation"] == 2, "the first is on its way")
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(manifest(limit=9)), timeout_s=20)
+    assert next(lines)[1]["phase"] == "waiting"
+    assert agent.item()["metadata"]["generation"] == 2
+    (agent.layout.workers / "go-on").touch()
+    *_, (kind, last) = lines
+    thread.join()
+    assert first[0]["deployments"][0]["generation"] == 2
+    assert (kind, last["deployments"][0]["generation"]) == ("result", 3)
+
+
+def test_an_apply_goes_on_when_its_caller_has_gone(agent: Agent) -> None:
+    agent.apply(manifest())
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(manifest(behaviour="HANG")), timeout_s=20)
+    eventually(lambda: next(lines)[1].get("phase") == "compiling", "it compiles")
+    lines.close()  # type: ignore[attr-defined]
+    (agent.layout.workers / "go-on").touch()
+    eventually(lambda: agent.item()["revision"]["number"] == 2, "the second revision is applied")
+
+
+def test_an_agent_that_is_killed_amid_an_apply_is_followed_by_one_that_finishes_it(agent: Agent) -> None:
+    agent.apply(manifest())
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(manifest(behaviour="HANG")), timeout_s=20)
+    eventually(lambda: next(lines)[1].get("phase") == "compiling", "it compiles")
+    agent.end(signal.SIGKILL)
+    lines.close()  # type: ignore[attr-defined]
+    (agent.layout.workers / "go-on").touch()
+    agent.start()
+    eventually(lambda: agent.item()["revision"]["number"] == 2, "the second revision is applied")
+    assert agent.item()["sync"] == "Synced"
+
+
+def test_an_apply_that_is_not_ready_in_time_fails_and_says_that_it_goes_on(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="not ready in time") as caught:
+        agent.apply(manifest(behaviour="STARTS_FOREVER"), timeout_s=0.5)
+    assert caught.value.kind is Kind.DEADLINE
+    assert agent.item()["worker"]["pid"] is not None
+    assert agent.apply(manifest())["deployments"][0]["ok"]
+
+
+def test_delete_ends_the_worker_and_forgets_the_deployment(agent: Agent) -> None:
+    agent.apply(manifest())
+    assert agent.call("delete", {"names": ["shop"]}) == {"deleted": ["shop"]}
+    assert (agent.workers(), agent.call("status")["items"]) == ([], [])
+    with pytest.raises(OrchError, match="no deployment 'shop'"):
+        agent.call("describe", {"name": "shop"})
+    with pytest.raises(OrchError, match="no deployment 'shop'"):
+        agent.call("delete", {"names": ["shop"]})
+
+
+def test_prune_deletes_what_the_same_file_no_longer_holds(agent: Agent) -> None:
+    agent.apply(manifest("one"), manifest("two"))
+    result = agent.apply(manifest("two"), prune=True)
+    assert result["pruned"] == ["one"]
+    assert [item["metadata"]["name"] for item in agent.call("status")["items"]] == ["two"]
+
+
+def test_all_deployments_are_tried_when_one_fails(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="bad: this plan cannot run"):
+        agent.apply(manifest("bad", behaviour="CANNOT"), manifest("good"))
+    assert agent.item("good")["health"] == "Healthy"
+
+
+def test_nothing_is_touched_when_one_cannot_be_planned(agent: Agent) -> None:
+    unplannable = manifest("bad").replace("STAND_IN", "UNPLANNABLE")
+    with pytest.raises(OrchError, match="no device for this"):
+        agent.apply(manifest("good"), unplannable)
+    assert agent.call("status")["items"] == []
+
+
+def test_another_plan_than_the_one_seen_is_refused(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="not 0123456789ab") as caught:
+        agent.apply(manifest(), plan="0123456789ab")
+    assert caught.value.kind is Kind.CONFLICT
+
+
+def test_manifest_errors_of_all_documents_come_at_once(agent: Agent) -> None:
+    with pytest.raises(OrchError) as caught:
+        agent.apply(manifest("one", limit=-1), manifest("two").replace("model.onnx", "absent.onnx"))
+    assert len(caught.value.problems) == 2
+
+
+def test_events_of_a_worker_are_kept_once(agent: Agent) -> None:
+    agent.apply(manifest())
+    agent.item()
+    agent.end(signal.SIGKILL)
+    agent.start()
+    agent.item()
+    events = agent.call("events", {"name": "shop", "after": 0, "limit": 100})["events"]
+    assert [event["count"] for event in events if event["reason"] == "Born"] == [1]
+
+
+def test_a_second_agent_says_who_runs(agent: Agent) -> None:
+    environ = worker_environ({**os.environ, "ORCH_HOME": str(agent.layout.root)})
+    second = subprocess.run(
+        [sys.executable, "-m", "orchestrator.agent"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert agent.child is not None
+    assert f"an agent runs already, pid {agent.child.pid}" in second.stderr
+
+
+def test_stop_ends_the_workers_too_when_told_so(agent: Agent) -> None:
+    agent.apply(manifest())
+    agent.call("stop", {"workers": True})
+    assert agent.child is not None
+    assert agent.child.wait(20) == 0
+    assert agent.workers() == []
+    agent.start()
+    eventually(lambda: agent.item()["health"] == "Healthy", "still wanted, so started again")
+
+
+def test_sigterm_ends_the_agent_alone(agent: Agent) -> None:
+    agent.apply(manifest())
+    item = agent.item()
+    assert agent.end(signal.SIGTERM) == 0
+    assert pid_that_serves(item["endpoint"]["http"]) == item["worker"]["pid"]
+
+
+def test_no_agent_is_said_with_what_to_do(agent: Agent) -> None:
+    environ = {"ORCH_HOME": str(agent.folder / "other")}
+    with pytest.raises(OrchError, match="no agent runs"):
+        ensure_agent(environ, start=False)
+    assert not (agent.folder / "other").exists()
+
+
+def test_ensure_agent_starts_one_and_finds_it_again(agent: Agent) -> None:
+    environ = {**os.environ, "ORCH_HOME": str(agent.folder / "other")}
+    path = ensure_agent(environ, start=True)
+    try:
+        first = admin.call(path, "version", timeout_s=10)
+        ensure_agent(environ, start=True)
+        assert admin.call(path, "version", timeout_s=10)["pid"] == first["pid"]
+    finally:
+        admin.call(path, "stop", {"workers": True}, timeout_s=10)
+    eventually(lambda: dead(first["pid"]), "the agent has ended")
+
+
+def test_the_agent_never_imports_openvino(agent: Agent) -> None:
+    agent.apply(manifest())
+    assert agent.child is not None
+    assert "openvino" not in Path(f"/proc/{agent.child.pid}/maps").read_text()
