@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from orchestrator import units
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Device, Host, Inventory
-from orchestrator.manifest import source
+from orchestrator.manifest import scalar, source
 from orchestrator.manifest.explain import dotted, seen
 
 HINT = "write the file anew with: orch devices -o yaml"
@@ -24,6 +24,14 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is PyYAML's
         return True
+
+    def text(self, value: str) -> yaml.ScalarNode:
+        """Quote what our own strict reader would not take for this text, such as 08."""
+        plain = not value or scalar.resolve(value) == (value, None, None)
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else "'")
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 
 def inventory_to_yaml(inventory: Inventory) -> str:
