@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from orchestrator.inventory.device import Cores, Device, Host, Inventory
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment
+from orchestrator.manifest.target import parse_target
 from tests.builders import MIB, a_cpu, a_deployment, a_gpu, a_model, a_model_info, a_tensor, an_npu
 
 NAMES = ("anna", "berta", "carla", "dora")
@@ -34,57 +35,73 @@ def compiles() -> st.SearchStrategy[dict[str, Any]]:
         optional={"requests": st.integers(1, 64)},
     )
     explicit = st.fixed_dictionaries(
-        {},
-        optional={
-            "streams": st.one_of(st.integers(1, 4), st.just("AUTO")),
-            "threads": st.integers(1, 8),
-            "batch": st.sampled_from([1, 2, 4, 16]),
-            "requests": st.integers(1, 4),
-        },
+        {"streams": st.one_of(st.just(2), st.just(1), st.integers(1, 4), st.just("AUTO"))},
+        optional={"threads": st.integers(1, 8), "batch": st.sampled_from([1, 2, 4]), "requests": st.integers(1, 4)},
     )
-    return st.one_of(hints, explicit)
+    return st.one_of(st.none(), hints, explicit, st.just({"batch": 2}), st.just({"requests": 3}))
 
 
-def models(name: str) -> st.SearchStrategy[dict[str, Any]]:
+def models(
+    name: str, devices: st.SearchStrategy[str], properties: st.SearchStrategy[dict[str, Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
     """Return models of that name as a manifest's YAML gives them."""
     return st.fixed_dictionaries(
-        {"name": st.just(name), "source": st.just(f"models/{name}.onnx")},
-        optional={
-            "device": st.sampled_from(DEVICES),
-            "fallback": st.lists(st.sampled_from(["CPU", "GPU", "NPU"]), max_size=2),
-            "slo": slos(),
-            "traffic": st.fixed_dictionaries({}, optional={"concurrency": st.integers(1, 100)}),
+        {
+            "name": st.just(name),
+            "source": st.just(f"models/{name}.onnx"),
+            "device": devices,
+            "traffic": st.one_of(
+                st.just({}), st.fixed_dictionaries({"concurrency": st.sampled_from([1, 2, 4, 16, 100])})
+            ),
             "priority": st.sampled_from(["critical", "default", "sheddable"]),
             "compile": compiles(),
-            "properties": st.dictionaries(
-                st.sampled_from(["CACHE_DIR", "PERF_COUNT", "ENABLE_CPU_PINNING", "GPU_QUEUE_PRIORITY", "NO_SUCH"]),
-                st.sampled_from(["YES", "LOW", True, 3]),
-                max_size=2,
-            ),
+            "slo": st.one_of(st.none(), slos()),
+            "properties": properties,
         },
+        optional={"queue": st.sampled_from([{"memory": "256MiB"}, {"memory": "268435457B"}, {"limit": 5}])},
     )
+
+
+STRANGE = st.dictionaries(
+    st.sampled_from(["CACHE_DIR", "PERF_COUNT", "ENABLE_CPU_PINNING", "GPU_QUEUE_PRIORITY", "NO_SUCH"]),
+    st.sampled_from(["YES", "LOW", True, 3]),
+    max_size=2,
+)
+HARMLESS = st.sampled_from([{}, {}, {"CACHE_DIR": "/cache"}, {"PERF_COUNT": True}])
 
 
 @st.composite
-def deployments(draw: st.DrawFn) -> Deployment:
+def deployments(
+    draw: st.DrawFn,
+    devices: st.SearchStrategy[str] = st.sampled_from(DEVICES),  # noqa: B008 - strategies are values
+    properties: st.SearchStrategy[dict[str, Any]] = STRANGE,
+) -> Deployment:
     """Return a deployment of one to four models; models that the manifest itself refuses become plain ones."""
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
-    return a_deployment(*(_accepted(draw(models(name))) for name in names), **draw(_specs()))
+    memory = draw(st.sampled_from([{}, {"memory": "4GiB"}]))
+    accepted = [_accepted(draw(models(name, devices, properties))) for name in names]
+    return a_deployment(*accepted, resources={**memory, **draw(st.sampled_from([{}, {"cpus": 3}]))})
 
 
 def _accepted(model: dict[str, Any]) -> dict[str, Any]:
     try:
         a_deployment(model)
     except ValidationError:
-        return a_model(model["name"])
+        return a_model(model["name"], device=model["device"], traffic=model["traffic"])
     return model
 
 
-def _specs() -> st.SearchStrategy[dict[str, Any]]:
-    resources = st.fixed_dictionaries(
-        {}, optional={"cpus": st.integers(1, 16), "memory": st.sampled_from(["64MiB", "4GiB"])}
-    )
-    return st.fixed_dictionaries({}, optional={"resources": resources})
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Deployment, Inventory, ModelInfo]:
+    """Return a machine, a model, and a deployment that names only devices of that machine."""
+    inventory = draw(inventories())
+    return draw(deployments(devices_on(inventory), HARMLESS)), inventory, draw(model_facts())
+
+
+def devices_on(inventory: Inventory) -> st.SearchStrategy[str]:
+    """Return device strings that name what the machine has."""
+    there = [text for text in DEVICES if all(inventory.device(name) for name in parse_target(text).devices)]
+    return st.sampled_from(there)
 
 
 @st.composite

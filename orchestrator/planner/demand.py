@@ -128,7 +128,7 @@ def choose(case: Case) -> Choice:
         choice = _gpu(case, callers)
     else:
         choice = numa_streams(case) or choose_hint(case)
-    return _say_what_is_open(choice)
+    return _say_what_is_open(case, choice)
 
 
 def is_one_gpu(placement: Placement) -> bool:
@@ -163,7 +163,7 @@ def _hint_batch(case: Case, hint: Hint) -> tuple[int, Reason | None]:
         return case.asked.batch, because("batch", f"{case.asked.batch}, as the manifest asks")
     if hint == "LATENCY" or case.placement.mode is not Mode.DIRECT or not on_cpu(case.placement.devices[0]):
         return 1, None
-    return cpu_batch(case.spec.traffic.concurrency, case.share, case.info)
+    return cpu_batch(case.spec.traffic.concurrency, min(case.share, case.worker.physical), case.info)
 
 
 def _over_devices(case: Case, choice: Choice) -> Choice:
@@ -234,9 +234,10 @@ def _idle_warnings(case: Case, streams: int, requests: int | None, batch: int) -
     return tuple(warnings)
 
 
-def _say_what_is_open(choice: Choice) -> Choice:
+def _say_what_is_open(case: Case, choice: Choice) -> Choice:
     reasons = list(choice.reasons)
-    if choice.streams is None or choice.streams == "AUTO":
+    has_streams = any(device.family != "NPU" for device in case.placement.devices)
+    if has_streams and not isinstance(choice.streams, int):
         reasons.append(because("streams", "left to OpenVINO; read back from the compiled model (NUM_STREAMS)", 1))
     if choice.requests is None:
         text = "OPTIMAL_NUMBER_OF_INFER_REQUESTS of the compiled model"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan, SloPlan
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, SloPlan
 from orchestrator.units import format_duration, format_rate, format_size
 
 T = TypeVar("T")
@@ -100,7 +100,9 @@ def _compiled_details(old: ModelPlan, new: ModelPlan) -> list[str]:
 def _details(old: ModelPlan, new: ModelPlan) -> list[str]:
     """Return what differs that a running pool takes over in place."""
     return [
-        *_written("queue", old.queue, new.queue, _queue),
+        *_written("queue limit", old.queue.limit, new.queue.limit, _limit),
+        *_written("queue timeout", old.queue.timeout_s, new.queue.timeout_s, format_duration),
+        *_written("queue memory", old.queue.memory_bytes, new.queue.memory_bytes, format_size),
         *_written("slo", old.slo, new.slo, _slo),
         *_detail("priority", old.priority, new.priority),
         *_detail("concurrency", _open(old.concurrency), _open(new.concurrency)),
@@ -148,9 +150,8 @@ def _texts(shapes: Mapping[str, list[int | str]]) -> dict[str, str]:
     return {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
 
 
-def _queue(queue: QueuePlan) -> str:
-    limit = "derived" if queue.limit is None else str(queue.limit)
-    return f"limit {limit}, timeout {format_duration(queue.timeout_s)}, memory {format_size(queue.memory_bytes)}"
+def _limit(limit: int | None) -> str:
+    return "derived" if limit is None else str(limit)
 
 
 def _slo(slo: SloPlan | None) -> str:

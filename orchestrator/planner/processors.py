@@ -23,6 +23,11 @@ class Worker:
         """Tell whether the processor has both performance and efficient cores."""
         return bool(self.host.cores.performance and self.host.cores.efficient)
 
+    @property
+    def physical(self) -> int:
+        """Return the cores worth a thread each: the physical ones where there are several sockets (rule 25)."""
+        return min(self.cpus, self.host.cores.physical) if self.host.cores.sockets > 1 else self.cpus
+
 
 def usable_threads(worker: Worker, share: int, *, latency: bool, int8: bool) -> tuple[int, Reason]:
     """Return the threads that serve the model best within its share of the worker's cores (rules 21, 23, 25, 27)."""
@@ -32,8 +37,8 @@ def usable_threads(worker: Worker, share: int, *, latency: bool, int8: bool) -> 
         most, why = _latency_hybrid(cores, int8=int8), "one inference at a time on a hybrid processor"
     elif latency:
         most, why = max(1, cores.physical // cores.sockets), "one inference at a time: physical cores of one socket"
-    elif cores.sockets > 1:
-        most, why = cores.physical, "several sockets: physical cores only"
+    elif worker.physical < share:
+        most, why = worker.physical, "several sockets: physical cores only"
     else:
         most, why = share, ""
     if most < share:

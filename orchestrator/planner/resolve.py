@@ -51,7 +51,7 @@ def resolve(
     cpus, warnings = _cpus(deployment, inventory, cores, taken_cpus)
     placed, problems = _place_all(deployment, inventory, models, cpus)
     worker = Worker(inventory.host, cpus, cores is not None, sum(one.placement.uses_cpu for one in placed))
-    shares, problem = _shares(deployment, placed, cpus)
+    shares, problem = _shares(deployment, placed, worker)
     if not problems and problem is not None:
         problems.append(problem)
     _raise(problems)
@@ -131,14 +131,16 @@ def _raise(problems: Iterable[tuple[Kind, Problem]]) -> None:
 
 
 def _shares(
-    deployment: Deployment, placed: Iterable[Placed], cpus: int
+    deployment: Deployment, placed: Iterable[Placed], worker: Worker
 ) -> tuple[Mapping[str, int], tuple[Kind, Problem] | None]:
     """Return each CPU model's threads (rule 21), or the problem that what they ask for does not fit."""
     on_cpus = [one for one in placed if one.placement.uses_cpu]
     rates = [one.spec.slo.rate for one in on_cpus if one.spec.slo and one.spec.slo.rate]
     mean = sum(rates) / len(rates) if rates else 1.0
     claims = {one.spec.name: _claim(one.spec, mean) for one in on_cpus}
-    shares = share_threads(cpus, claims)
+    cpus = worker.cpus
+    # Several models on several sockets share physical cores (rule 25), unless they ask for more than there are.
+    shares = share_threads(worker.physical if len(claims) > 1 else cpus, claims) or share_threads(cpus, claims)
     if shares is not None:
         return shares, None
     asks = ", ".join(f"{name} {claims[name].floor}" for name in sorted(claims))

@@ -126,9 +126,11 @@ def _compared(model: ModelPlan, actual: Mapping[str, str]) -> list[str]:
 def _closing(plan: DeploymentPlan, changes: Sequence[Change] | None, file: str) -> str:
     if changes is None:
         return f"Plan {plan.digest()}."
-    done = all(change.action == "unchanged" for change in changes)
-    apply = "" if done else f" Apply with: orch apply {file}"
-    return f"Plan {plan.digest()}: {summary(changes)}.{apply}"
+    line = f"Plan {plan.digest()}: {summary(changes)}."
+    if all(change.action == "unchanged" for change in changes):
+        return line
+    apply = f"Apply with: orch apply {file}"
+    return f"{line} {apply}" if len(line) + 1 + len(apply) <= WIDTH else f"{line}\n{apply}"
 
 
 def _gone(changes: Iterable[Change]) -> list[Change]:

@@ -19,7 +19,9 @@ from orchestrator.planner.resolve import resolve
 from orchestrator.planner.rules import RULES
 from orchestrator.planner.text import WIDTH, changes_to_text, plan_to_text
 from tests.builders import model_infos
-from tests.strategies import deployments, inventories, model_facts
+from tests.strategies import HARMLESS, cases, deployments, inventories, model_facts
+
+Planned = tuple[Deployment, Inventory, ModelInfo]
 
 
 def planned(deployment: Deployment, inventory: Inventory, info: ModelInfo) -> DeploymentPlan | None:
@@ -55,10 +57,9 @@ def test_a_plan_is_made_or_refused_and_always_the_same(
 
 
 # Seen to fail when MULTI kept the names of the manifest in place of the resolved devices.
-@given(deployments(), inventories(), model_facts())
-def test_no_device_is_planned_that_the_machine_does_not_have(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases())
+def test_no_device_is_planned_that_the_machine_does_not_have(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -69,10 +70,9 @@ def test_no_device_is_planned_that_the_machine_does_not_have(
 
 
 # Seen to fail when _explicit kept the hint of the decision table.
-@given(deployments(), inventories(), model_facts())
-def test_a_hint_and_explicit_streams_never_meet_on_a_device(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases())
+def test_a_hint_and_explicit_streams_never_meet_on_a_device(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -91,10 +91,9 @@ def _streams(model: ModelPlan) -> bool:
 
 
 # Seen to fail when gpu_by_callers ignored RANGE_FOR_STREAMS, and when streams were not a floor of a model's threads.
-@given(deployments(), inventories(), model_facts())
-def test_streams_and_threads_stay_within_the_machine(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases())
+def test_streams_and_threads_stay_within_the_machine(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -114,10 +113,9 @@ def test_streams_and_threads_stay_within_the_machine(
 
 
 # Seen to fail when GPU_QUEUE_THROTTLE was set on every device of a list.
-@given(deployments(), inventories(), model_facts())
-def test_a_device_behind_auto_is_told_only_what_it_takes(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases())
+def test_a_device_behind_auto_is_told_only_what_it_takes(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -129,8 +127,9 @@ def test_a_device_behind_auto_is_told_only_what_it_takes(
 
 
 # Seen to fail when obstacle() was asked for explicit batches only.
-@given(deployments(), inventories(), model_facts())
-def test_what_cannot_be_batched_is_not(deployment: Deployment, inventory: Inventory, info: ModelInfo) -> None:
+@given(cases())
+def test_what_cannot_be_batched_is_not(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -139,10 +138,9 @@ def test_what_cannot_be_batched_is_not(deployment: Deployment, inventory: Invent
 
 
 # Seen to fail when shares were dealt in the order of the manifest.
-@given(deployments(), inventories(), model_facts(), st.randoms(use_true_random=False))
-def test_the_order_of_the_models_changes_nothing(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo, shuffler: random.Random
-) -> None:
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_order_of_the_models_changes_nothing(case: Planned, shuffler: random.Random) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -155,10 +153,9 @@ def test_the_order_of_the_models_changes_nothing(
 
 
 # Seen to fail when a Reason named rule 34.
-@given(deployments(), inventories(), model_facts())
-def test_every_decision_has_a_reason_and_every_rule_is_in_the_table(
-    deployment: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases())
+def test_every_decision_has_a_reason_and_every_rule_is_in_the_table(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
@@ -170,10 +167,9 @@ def test_every_decision_has_a_reason_and_every_rule_is_in_the_table(
 
 
 # Seen to fail when diff compared the queue's memory as rounded text, and when a worker's change had no cause.
-@given(deployments(), deployments(), inventories(), model_facts())
-def test_a_diff_is_empty_only_of_equals_and_each_change_has_a_cause(
-    deployment: Deployment, changed: Deployment, inventory: Inventory, info: ModelInfo
-) -> None:
+@given(cases(), deployments(st.just("CPU"), HARMLESS))
+def test_a_diff_is_empty_only_of_equals_and_each_change_has_a_cause(case: Planned, changed: Deployment) -> None:
+    deployment, inventory, info = case
     old, new = planned(deployment, inventory, info), planned(changed, inventory, info)
     assume(old is not None and new is not None)
     assert old is not None
@@ -191,8 +187,9 @@ def test_a_diff_is_empty_only_of_equals_and_each_change_has_a_cause(
 
 
 # Seen to fail when a property line was written without wrapping.
-@given(deployments(), inventories(), model_facts())
-def test_the_text_of_a_plan_fits_the_page(deployment: Deployment, inventory: Inventory, info: ModelInfo) -> None:
+@given(cases())
+def test_the_text_of_a_plan_fits_the_page(case: Planned) -> None:
+    deployment, inventory, info = case
     plan = planned(deployment, inventory, info)
     assume(plan is not None)
     assert plan is not None
