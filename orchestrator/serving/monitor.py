@@ -88,6 +88,7 @@ class Monitor:
             device=",".join(served.actual.execution_devices) or served.plan.device,
             plan=digest,
             streams=served.actual.streams,
+            in_slo_total=served.pool.observe(lambda recorder: recorder.in_slo_total),
         )
 
     def model_status(self, served: ServedModel) -> dict[str, Any]:
