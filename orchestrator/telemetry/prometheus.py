@@ -96,7 +96,7 @@ POOL_METRICS = (
         lambda pool: pool.snapshot.totals.accepted,
     ),
     PoolMetric(
-        *("orch_requests_in_slo", "counter", "Requests answered within the SLO's latency, all if it has none; goodput is the rate."),
+        *("orch_requests_in_slo", "counter", "Requests answered within the SLO's latency, or at all where there is no SLO."),
         lambda pool: pool.in_slo_total,
     ),
     PoolMetric(
