@@ -96,7 +96,7 @@ POOL_METRICS = (
         lambda pool: pool.snapshot.totals.accepted,
     ),
     PoolMetric(
-        *("orch_requests_in_slo", "counter", "Requests answered within the SLO's latency, or at all where there is no SLO."),
+        *("orch_requests_in_slo", "counter", "Requests answered within the SLO's latency, or at all without an SLO."),
         lambda pool: pool.in_slo_total,
     ),
     PoolMetric(
