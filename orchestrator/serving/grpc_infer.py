@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator.backend.base import DTYPES, Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.grpc_wire import Envelope, close_envelope
 from orchestrator.serving.oip import (
+    AnsweredOutput,
     HeadCache,
     InferHead,
     InputHead,
@@ -80,16 +82,32 @@ def tensors(envelope: Envelope, signature: Signature, heads: HeadCache) -> tuple
     return head, layout.rows, _in_model_order(layout, [_typed_array(slot) for slot in layout.slots])
 
 
-def response(
-    signature: Signature, request_id: str, outputs: Sequence[Array], wanted: tuple[OutputHead, ...] | None
-) -> bytes:
-    """Return the serialised ModelInferResponse, tensors as raw_output_contents."""
-    message = ModelInferResponse(model_name=signature.name, model_version=signature.version)
-    raws: list[bytes | memoryview] = []
-    for head, datatype, array in answered(signature, outputs, wanted):
-        message.outputs.add(name=head.name, datatype=datatype, shape=array.shape)
-        raws.append(encode_bytes(array) if datatype == "BYTES" else raw(array))
-    return close_envelope(message.SerializeToString(), request_id, raws)
+class Responses:
+    """Writes responses; keeps the last heads, which are equal as long as names and shapes are."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heads: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+
+    def write(
+        self, signature: Signature, request_id: str, outputs: Sequence[Array], wanted: tuple[OutputHead, ...] | None
+    ) -> bytes:
+        """Return the serialised ModelInferResponse, tensors as raw_output_contents."""
+        parts = answered(signature, outputs, wanted)
+        raws = [encode_bytes(part.array) if part.datatype == "BYTES" else raw(part.array) for part in parts]
+        return close_envelope(self._head(signature, parts), request_id, raws)
+
+    def _head(self, signature: Signature, parts: Sequence[AnsweredOutput]) -> bytes:
+        key = (signature.name, signature.version, *((part.name, part.datatype, part.array.shape) for part in parts))
+        head = self._heads.get(key)
+        if head is None:
+            message = ModelInferResponse(model_name=signature.name, model_version=signature.version)
+            for part in parts:
+                message.outputs.add(name=part.name, datatype=part.datatype, shape=part.array.shape)
+            self._heads[key] = head = message.SerializeToString()
+            if len(self._heads) > self._limit:
+                self._heads.popitem(last=False)
+        return head
 
 
 def _raw_head(data: bytes) -> InferHead:
@@ -165,12 +183,11 @@ def _raw_arrays(layout: Layout, raws: Sequence[memoryview]) -> list[Array]:
 
 
 def _raw_array(slot: Slot, memory: memoryview) -> Array:
-    where = f"input {slot.head.name!r}"
     if slot.datatype == "BYTES":
-        return decode_bytes(memory, count_of(slot.shape), where).reshape(slot.shape)
+        return decode_bytes(memory, count_of(slot.shape), f"input {slot.head.name!r}").reshape(slot.shape)
     if len(memory) != slot.nbytes:
         what = f"needs {slot.nbytes} bytes, raw_input_contents has {len(memory)}"
-        raise OrchError(Kind.INVALID, what, where=where)
+        raise OrchError(Kind.INVALID, what, where=f"input {slot.head.name!r}")
     array = np.frombuffer(memory, slot.dtype).reshape(slot.shape)
     return array if array.flags.aligned else array.copy()
 
@@ -194,6 +211,8 @@ def _typed_array(slot: Slot) -> Array:
         raise OrchError(Kind.INVALID, f"a value is out of range for {slot.datatype}", where=where) from None
 
 
-def _in_model_order(layout: Layout, arrays: Sequence[Array]) -> list[Array]:
+def _in_model_order(layout: Layout, arrays: list[Array]) -> list[Array]:
+    if len(arrays) == 1:
+        return arrays
     ordered = sorted(zip(layout.slots, arrays, strict=True), key=lambda pair: pair[0].index)
     return [array for _, array in ordered]

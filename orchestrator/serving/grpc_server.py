@@ -103,6 +103,7 @@ class GrpcServer:
         self._token = token
         self._version = version
         self._heads = grpc_infer.raw_heads(CACHED_HEADS)
+        self._responses = grpc_infer.Responses(CACHED_HEADS)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -185,7 +186,7 @@ class GrpcServer:
             self._plane.release(admission)
             raise
         answer = await self._plane.infer(admission, rows, arrays)
-        return grpc_infer.response(signature, envelope.id, answer.outputs, head.outputs)
+        return self._responses.write(signature, envelope.id, answer.outputs, head.outputs)
 
     def _server_live(self, _data: bytes) -> Any:
         return oip_messages.ServerLiveResponse(live=self._plane.live())

@@ -6,7 +6,7 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -26,6 +26,7 @@ from orchestrator.serving.oip_tensors import (
 )
 
 __all__ = [
+    "AnsweredOutput",
     "HeadCache",
     "InferHead",
     "InputHead",
@@ -427,22 +428,32 @@ def _keep(entries: OrderedDict[bytes, Any], text: bytes, value: object, limit: i
 # Writing answers.
 
 
+class AnsweredOutput(NamedTuple):
+    """One output of a response; `binary` None follows the request's default."""
+
+    name: str
+    binary: bool | None
+    datatype: str
+    array: Array
+
+
 def answered(
     signature: Signature, outputs: Sequence[Array], wanted: tuple[OutputHead, ...] | None
-) -> list[tuple[OutputHead, str, Array]]:
-    """Return what the response holds, in the requested order: head, datatype and tensor, classes where asked for."""
+) -> list[AnsweredOutput]:
+    """Return what the response holds, in the requested order, classes where they are asked for."""
+    whole = [
+        AnsweredOutput(tensor.name, None, tensor.datatype, array)
+        for tensor, array in zip(signature.outputs, outputs, strict=True)
+    ]
     if wanted is None:
-        return [
-            (OutputHead(tensor.name, None, 0), tensor.datatype, array)
-            for tensor, array in zip(signature.outputs, outputs, strict=True)
-        ]
-    known = {tensor.name: (tensor.datatype, array) for tensor, array in zip(signature.outputs, outputs, strict=True)}
+        return whole
+    known = {output.name: output for output in whole}
     result = []
     for head in wanted:
-        datatype, array = known[head.name]
+        _, _, datatype, array = known[head.name]
         if head.classification:
             datatype, array = "BYTES", classify(array, datatype, head.classification)
-        result.append((head, datatype, array))
+        result.append(AnsweredOutput(head.name, head.binary, datatype, array))
     return result
 
 
@@ -461,14 +472,14 @@ def encode_response(
     """
     items: list[dict[str, Any]] = []
     parts: list[bytes | memoryview] = []
-    for head, datatype, array in answered(signature, outputs, head_outputs):
-        item: dict[str, Any] = {"name": head.name, "datatype": datatype, "shape": array.shape}
-        if binary_default if head.binary is None else head.binary:
+    for name, binary, datatype, array in answered(signature, outputs, head_outputs):
+        item: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
+        if binary_default if binary is None else binary:
             part = encode_bytes(array) if datatype == "BYTES" else raw(array)
             item["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
-            item["data"] = _json_data(head.name, datatype, array)
+            item["data"] = _json_data(name, datatype, array)
         items.append(item)
     body: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version}
     if id is not None:

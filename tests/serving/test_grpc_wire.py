@@ -106,3 +106,8 @@ def test_a_closed_envelope_is_read_by_protobuf(request_id: str, raws: list[bytes
     head = ModelInferResponse(model_name="m", model_version="1").SerializeToString()
     message = ModelInferResponse.FromString(close_envelope(head, request_id, raws))
     assert (message.model_name, message.id, list(message.raw_output_contents)) == ("m", request_id, raws)
+
+
+def test_a_message_of_countless_small_parts_is_refused_before_it_is_walked_to_its_end() -> None:
+    with pytest.raises(OrchError, match="more than 8192 parts"):
+        open_envelope(b"\x3a\x00" * 2**24)
