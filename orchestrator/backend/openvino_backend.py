@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +43,18 @@ class OpenVinoBackend:
 
     def __init__(self, plugins: Sequence[PluginAlias] | None = None) -> None:
         self._plugins = tuple(read_aliases(os.environ) if plugins is None else plugins)
+        self._making = threading.Lock()
+        self._made: Any = None
 
-    @cached_property
+    @property
     def _core(self) -> Any:
+        """Return the one Core, made at the first question."""
+        with self._making:
+            if self._made is None:
+                self._made = self._make_core()
+            return self._made
+
+    def _make_core(self) -> Any:
         core = ov.Core()
         libraries = Path(ov.__file__).parent / "libs"
         for plugin in self._plugins:

@@ -15,7 +15,7 @@ from orchestrator.backend.base import DTYPES, Actual, Array, CompileRequest
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.model import Dim, ModelInfo, TensorInfo
-from orchestrator.manifest.target import parse_target
+from orchestrator.manifest.target import Mode, parse_target
 
 STREAMS_MAX = 64  # each stream is a thread
 STARTED_MAX = 4096  # inferences that may wait for a stream; a pool never has more than its requests
@@ -96,11 +96,18 @@ class SimulatedBackend:
         return model
 
     def _devices(self, request: CompileRequest) -> tuple[str, ...]:
-        names = parse_target(request.device).devices or tuple(device.name for device in self._inventory.devices)
+        """Return the devices that execute: all that are named, but one under AUTO unless it is cumulative."""
+        try:
+            target = parse_target(request.device)
+        except ValueError as error:
+            raise OrchError(Kind.FAILED, str(error), where=request.path) from None
+        every = (device.name for device in self._inventory.devices if device.name not in target.excluded)
+        names = target.devices or tuple(every)
         for name in names:
             if self._inventory.device(name) is None:
                 raise OrchError(Kind.FAILED, f"there is no device {name}", where=request.path, hint="see: orch devices")
-        return names
+        alone = target.mode is Mode.AUTO and request.properties.get("PERFORMANCE_HINT") != "CUMULATIVE_THROUGHPUT"
+        return names[:1] if alone else names
 
 
 def _reshaped(

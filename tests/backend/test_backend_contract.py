@@ -106,9 +106,10 @@ def test_a_shape_for_an_input_that_is_not_there_names_those_that_are(backend: Ba
     assert "features" in str(caught.value.problems[0].hint)
 
 
-def test_a_device_that_is_not_there_fails_to_compile(backend: Backend, path: str) -> None:
+@pytest.mark.parametrize("device", ["GPU.7", "cpu", "MULTI:GPU.7,CPU", "MULTI"])
+def test_a_device_that_is_not_there_fails_to_compile(backend: Backend, path: str, device: str) -> None:
     with pytest.raises(OrchError) as caught:
-        backend.compile(CompileRequest(path, "GPU.7"))
+        backend.compile(CompileRequest(path, device))
     assert caught.value.kind is Kind.FAILED
 
 

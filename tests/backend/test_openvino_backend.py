@@ -18,7 +18,7 @@ from openvino import opset13 as ops
 
 from benchmarks import topologies
 from orchestrator.backend.base import DTYPES, CompiledModel, CompileRequest
-from orchestrator.backend.openvino_backend import OpenVinoBackend
+from orchestrator.backend.openvino_backend import OpenVinoBackend, OpenVinoCompiledModel
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.errors import Kind, OrchError
 
@@ -323,6 +323,33 @@ def test_values_are_read_back_in_one_spelling_whatever_the_plugin_returns(backen
         assert properties["PERF_COUNT"] == "NO"
         assert model.actual().streams is not None
         model.close()
+
+
+class StartingUp:
+    """What AUTO's compiled model says while its helper stands in for the NPU, and what it says afterwards."""
+
+    inputs = ()
+    outputs = ()
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def get_property(self, key: str) -> object:
+        if key == "EXECUTION_DEVICES":
+            self.asked += 1
+        settled = self.asked > 3
+        return {
+            "SUPPORTED_PROPERTIES": {"OPTIMAL_NUMBER_OF_INFER_REQUESTS": "RO", "EXECUTION_DEVICES": "RO"},
+            "EXECUTION_DEVICES": ["NPU"] if settled else ["(CPU)"],
+            "OPTIMAL_NUMBER_OF_INFER_REQUESTS": 2 if settled else 8,
+        }[key]
+
+
+def test_the_start_up_helper_of_auto_is_waited_out() -> None:
+    actual = OpenVinoCompiledModel(StartingUp(), "m.xml").actual()
+    assert actual.execution_devices == ("NPU",)
+    assert actual.optimal_requests == 2
+    assert (actual.streams, actual.threads) == (None, None)
 
 
 def test_a_plugin_that_does_not_load_is_a_problem_and_no_error(backend: OpenVinoBackend) -> None:

@@ -168,9 +168,19 @@ def test_measured_samples_are_drawn_alike_for_the_same_seed() -> None:
     assert set(draws[0]) == set(samples)
 
 
-def test_the_target_names_the_devices_that_execute() -> None:
-    model = simulated().compile(CompileRequest("m.xml", "AUTO:GPU.1,CPU"))
-    assert model.actual().execution_devices == ("GPU.1", "CPU")
+@pytest.mark.parametrize(
+    ("device", "hint", "executing"),
+    [
+        ("GPU.1", "LATENCY", ("GPU.1",)),
+        ("AUTO:GPU.1,CPU", "LATENCY", ("GPU.1",)),
+        ("AUTO:GPU.1,CPU", "CUMULATIVE_THROUGHPUT", ("GPU.1", "CPU")),
+        ("AUTO:-CPU", "CUMULATIVE_THROUGHPUT", ("GPU.0", "GPU.1")),
+        ("MULTI:GPU.1,CPU", "THROUGHPUT", ("GPU.1", "CPU")),
+    ],
+)
+def test_the_target_says_which_devices_execute(device: str, hint: str, executing: tuple[str, ...]) -> None:
+    model = simulated().compile(CompileRequest("m.xml", device, {"PERFORMANCE_HINT": hint}))
+    assert model.actual().execution_devices == executing
     model.close()
 
 
