@@ -291,6 +291,16 @@ def test_threads_that_do_not_fit_together_are_refused() -> None:
     )
 
 
+def test_streams_need_a_core_each_beside_the_other_models() -> None:
+    with pytest.raises(OrchError, match=r"the models need 3 threads together \(a 2, b 1\), and the worker has 2 cores"):
+        a_plan(a_model("a", compile={"streams": 2}), a_model("b"))
+
+
+def test_several_models_on_several_sockets_share_physical_cores() -> None:
+    plan = a_plan(a_model("a"), a_model("b"), inventory=XEON)
+    assert [model.threads for model in plan.models] == [16, 16]
+
+
 def test_what_other_deployments_hold_is_not_planned_for() -> None:
     assert a_plan(inventory=an_inventory(cpus=8), taken_cpus=6).cpus == 2
     plan = a_plan(inventory=an_inventory(cpus=4), taken_cpus=3, resources={"cpus": 2})
