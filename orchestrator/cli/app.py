@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.light import LightGroup
 from orchestrator.cli.render import Output, Text
 
 # rich_markup_mode=None is Typer's supported way to write help and usage errors without importing rich (120 ms).
 app = typer.Typer(
     name="orch",
+    cls=LightGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,

@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import Files, app
+from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import Text
 from orchestrator.errors import Kind, OrchError
@@ -41,7 +42,7 @@ def duration(text: str) -> float:
     return seconds
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def apply(
     files: Files,
     prune: Annotated[
@@ -162,7 +163,7 @@ def change_line(deployment: str, change: Mapping[str, Any]) -> str:
     return f"{name} {DONE_WORDS.get(change['action'], change['action'])}{cause}"
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def delete(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Deployments to delete.")],
 ) -> None:

@@ -174,9 +174,8 @@ def _model(model: Json, planned: Json, where: Screen) -> Iterator[str]:
         yield _fact("degraded", planned["degraded"], 4)
     yield _fact("source", planned.get("source") or NONE, 4)
     yield _fact("plan", f"{plan_text(plan)} ({plan.get('expression', NONE)}{checked})", 4)
-    yield from _reasons(
-        model.get("reasons") or planned.get("reasons") or ([plan["reason"]] if "reason" in plan else [])
-    )
+    told = [plan["reason"]] if plan.get("reason") else []
+    yield from _reasons(model.get("reasons") or planned.get("reasons") or told)
     yield from (_fact("warning", warning, 4) for warning in planned.get("warnings") or ())
     yield from _load(model)
     yield from _section_without_title(_properties(plan, planned), where)

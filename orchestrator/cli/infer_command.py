@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import app
+from orchestrator.cli.light import LightCommand
 from orchestrator.errors import Kind, OrchError
 
 
@@ -32,7 +33,7 @@ class Target:
     token_file: Path | None
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def infer(
     name: Annotated[str, typer.Argument(metavar="NAME[/MODEL]", help="Deployment; the model where it has several.")],
     inputs: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.app import Files, app
+from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import out
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.manifest.load import Document
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def validate(
     files: Files,
     sources: Annotated[bool, typer.Option(help="Look for the model files too, and compare pinned digests.")] = True,
@@ -37,7 +38,7 @@ def validate(
     out("".join(line + "\n" for line in _summaries(manifests.documents)))
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def schema() -> None:
     """Write the JSON Schema of a manifest, for editors.
 
@@ -49,7 +50,7 @@ def schema() -> None:
     out(schema_text())
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def version() -> None:
     """Write the versions of orch, Python and OpenVINO.
 

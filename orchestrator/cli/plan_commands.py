@@ -12,6 +12,7 @@ import typer
 from orchestrator.cli import control, render
 from orchestrator.cli.app import Files, TextOption, app
 from orchestrator.cli.boundary import USAGE, trouble_exits
+from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import read
 from orchestrator.cli.render import Text
 from orchestrator.errors import Kind, OrchError
@@ -39,7 +40,7 @@ class Step:
     changes: tuple[Change, ...]
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def devices(output: TextOption = Text.TEXT) -> None:
     """Show what OpenVINO can use of this machine.
 
@@ -63,7 +64,7 @@ def devices(output: TextOption = Text.TEXT) -> None:
             render.out(inventory_to_text(inventory))
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def plan(files: Files, inventory: InventoryOption = None, output: TextOption = Text.TEXT) -> None:
     """Show how every model would be run, and why.
 
@@ -81,7 +82,7 @@ def plan(files: Files, inventory: InventoryOption = None, output: TextOption = T
     render.emit(_as_json(steps), output, lambda: _plans_text(steps, files))
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def diff(
     files: Files,
     inventory: InventoryOption = None,

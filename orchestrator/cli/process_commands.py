@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import TextOption, app
+from orchestrator.cli.light import LightCommand, LightGroup
 from orchestrator.cli.manifests import read
 from orchestrator.cli.render import Text
 
@@ -21,6 +22,7 @@ STOP_S = 60.0
 
 agent_app = typer.Typer(
     name="agent",
+    cls=LightGroup,
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Run, start, stop or find the agent.\n\nThe process that keeps deployments as their manifests say.",
@@ -28,7 +30,7 @@ agent_app = typer.Typer(
 app.add_typer(agent_app)
 
 
-@app.command("run")
+@app.command("run", cls=LightCommand)
 def run_file(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Manifest file with one deployment, or - for stdin.")],
     state: Annotated[
@@ -70,7 +72,7 @@ def _serve(plan: DeploymentPlan, state: Path | None) -> int:
         return serve(plan, state=Path(folder), generation=1)
 
 
-@agent_app.command("run")
+@agent_app.command("run", cls=LightCommand)
 def agent_run() -> None:
     """Be the agent, in the foreground, until SIGTERM or Ctrl-C; for systemd and containers.
 
@@ -84,7 +86,7 @@ def agent_run() -> None:
     raise typer.Exit(main([]))
 
 
-@agent_app.command("start")
+@agent_app.command("start", cls=LightCommand)
 def agent_start() -> None:
     """Start the agent in the background where none runs; `orch apply` does so by itself.
 
@@ -96,7 +98,7 @@ def agent_start() -> None:
     render.out(f"agent runs (process {answer['pid']}, socket {socket})")
 
 
-@agent_app.command("stop")
+@agent_app.command("stop", cls=LightCommand)
 def agent_stop(
     workers: Annotated[bool, typer.Option("--workers", help="Stop all deployments too.")] = False,
 ) -> None:
@@ -109,7 +111,7 @@ def agent_stop(
     render.out("agent stopped" + (", and all deployments" if workers else "; deployments go on serving"))
 
 
-@agent_app.command("status")
+@agent_app.command("status", cls=LightCommand)
 def agent_status(output: TextOption = Text.TEXT) -> None:
     """Say whether the agent runs, and where its state is; exit code 1 when it does not.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer.main
-from typer.testing import CliRunner
-
-from orchestrator.cli import main as commands_of_orch  # noqa: F401 - registers all commands
-from orchestrator.cli.app import app
+from orchestrator.cli.main import command as all_commands
 
 PAGE = Path("docs/cli.md")
 WIDTH = 80
@@ -27,7 +25,7 @@ only, and nothing asks questions. Who stops reading a pipe ends the command with
 
 def commands() -> list[tuple[str, ...]]:
     """Return the words of each command, groups before what is in them, in the order in which help lists them."""
-    return list(_commands(typer.main.get_command(app), ()))
+    return list(_commands(all_commands([]), ()))
 
 
 def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -38,9 +36,11 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]
 
 def help_text(words: tuple[str, ...]) -> str:
     """Return the help of one command, as a terminal of 80 columns shows it."""
-    result = CliRunner().invoke(app, [*words, "--help"], prog_name="orch", terminal_width=WIDTH)
-    assert result.exit_code == 0, f"orch {' '.join(words)} --help failed"
-    return "".join(line.rstrip() + "\n" for line in result.output.splitlines())
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        status = all_commands([])([*words, "--help"], prog_name="orch", terminal_width=WIDTH, standalone_mode=False)
+    assert not status, f"orch {' '.join(words)} --help ends with {status}"
+    return "".join(line.rstrip() + "\n" for line in written.getvalue().splitlines())
 
 
 def page() -> str:

@@ -14,6 +14,7 @@ import typer
 
 from orchestrator.cli import control, render
 from orchestrator.cli.app import Name, Names, OutputOption, TextOption, app
+from orchestrator.cli.light import LightCommand
 from orchestrator.cli.render import Output, Text
 
 WATCH_S = 1.0
@@ -21,7 +22,7 @@ EVENTS_MAX = 1000  # in one answer
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is new, until Ctrl-C.")]
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def status(
     names: Names = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Show it anew each second, until Ctrl-C.")] = False,
@@ -105,7 +106,7 @@ def _screenful(text: str) -> str:
     return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def describe(name: Name, output: TextOption = Text.TEXT) -> None:
     """Tell everything about one deployment.
 
@@ -124,7 +125,7 @@ def _description(answer: dict[str, Any]) -> str:
     return describe_text(answer, render.screen(sys.stdout, os.environ), datetime.now(UTC))
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def events(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only of this deployment.")] = None,
     follow: Follow = False,
@@ -159,7 +160,7 @@ def _events_text(found: list[dict[str, Any]], output: Output, *, header: bool) -
     return text if header else text.partition("\n")[2]
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def logs(
     name: Name,
     follow: Follow = False,
