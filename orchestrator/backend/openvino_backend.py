@@ -7,6 +7,7 @@ import ctypes
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -189,6 +190,7 @@ class OpenVinoCompiledModel:
         self._outputs = tensors(compiled.outputs, "output", path)
         self._path = path
         self._requests: list[Any] = []
+        self._hooks: list[weakref.ref[_Hook]] = []
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -206,7 +208,9 @@ class OpenVinoCompiledModel:
             engine = self._compiled.create_infer_request()
         # The engine keeps the callback, where Python's garbage collector cannot see it: it must not hold the request.
         guard = _Guard(done)
-        engine.set_callback(guard, None)
+        hook = _Hook(guard)
+        engine.set_callback(hook, None)
+        self._hooks.append(weakref.ref(hook))
         self._requests.append(engine)
         return OpenVinoRequest(engine, self._inputs, self._outputs, guard)
 
@@ -241,12 +245,38 @@ class OpenVinoCompiledModel:
             with contextlib.suppress(OrchError), engine_errors("to wait"):
                 # Freeing a request whose callback still waits for Python's lock would hang for good.
                 engine.wait_for(CLOSE_TIMEOUT_MS)
-                engine.set_callback(_nothing, None)
+            with contextlib.suppress(OrchError), engine_errors("to forget the callback"):
+                engine.set_callback(_nothing, None)  # also of a failed inference, for which the wait raises
         self._compiled = None
+        self._await_callbacks()
+
+    def _await_callbacks(self) -> None:
+        """Wait (bounded) until the callback threads have let go of our callbacks.
+
+        They do so after the callback has returned and after `wait_for` has; to let go they need Python's lock, and a
+        thread that asks for it while the interpreter ends aborts the process.
+        """
+        deadline = time.monotonic() + CLOSE_TIMEOUT_MS / 1000
+        pause = threading.Event()
+        while any(hook() is not None for hook in self._hooks) and time.monotonic() < deadline:
+            pause.wait(0.001)
+        self._hooks = []
 
 
 def _nothing(_: Any) -> None:
     """Stand in for the callback of a closed model."""
+
+
+class _Hook:
+    """What the engine alone holds, so that it can be seen when the engine lets go."""
+
+    __slots__ = ("__weakref__", "_guard")
+
+    def __init__(self, guard: _Guard) -> None:
+        self._guard = guard
+
+    def __call__(self, data: Any) -> None:
+        self._guard(data)
 
 
 class _Guard:
@@ -285,12 +315,14 @@ class OpenVinoRequest:
         try:
             for index, tensor in enumerate(wrapped):
                 self._engine.set_input_tensor(index, tensor)
-            # Only now, and until the next start: before, another inference may still read the arrays held.
-            self._held = (tuple(inputs), wrapped)
+        except RuntimeError as error:
+            raise _refusal(error, Kind.INVALID) from error
+        # Only now, and until the next start: before, another inference may still read the arrays held.
+        self._held = (tuple(inputs), wrapped)
+        try:
             self._engine.start_async()
         except RuntimeError as error:
-            text = clean(str(error), "these inputs")
-            raise OrchError(Kind.CONFLICT if "is busy" in text else Kind.INVALID, text) from error
+            raise _refusal(error, Kind.FAILED) from error
 
     def outputs(self) -> tuple[Array, ...]:
         """Return copies of the outputs (what the engine shows is overwritten by the next start)."""
@@ -312,6 +344,11 @@ class OpenVinoRequest:
         """Ask the engine to give up; a cancelled inference has no callback and reports itself by `failure`."""
         with contextlib.suppress(RuntimeError):
             self._engine.cancel()
+
+
+def _refusal(error: RuntimeError, kind: Kind) -> OrchError:
+    text = clean(str(error), "these inputs")
+    return OrchError(Kind.CONFLICT if "is busy" in text else kind, text)
 
 
 def _tensor(slot: Slot, array: Array) -> Any:
