@@ -80,8 +80,7 @@ class SimulatedBackend:
         """Return what was said of the model; raise OrchError(NOT_FOUND) for another."""
         if path not in self._models:
             raise OrchError(Kind.NOT_FOUND, "no such file", where=path, hint="check the path of the model")
-        info = self._models[path]
-        return info.model_copy(update={"inputs": _reshaped(info.inputs, shapes, path)})
+        return _reshaped_model(self._models[path], shapes, path)
 
     def compile(self, request: CompileRequest) -> SimulatedCompiledModel:
         """Return a model ready to run; raise OrchError for unknown devices and scripted errors."""
@@ -122,6 +121,21 @@ def _reshaped(
     return tuple(info.model_copy(update={"shape": given.get(info.name, info.shape)}) for info in inputs)
 
 
+def _reshaped_model(info: ModelInfo, shapes: Mapping[str, Sequence[int | str]], path: str) -> ModelInfo:
+    """Return the model with the shapes given; where axis 0 is the batch, the outputs follow it."""
+    inputs = _reshaped(info.inputs, shapes, path)
+    if not (info.batchable and shapes and inputs[0].shape):
+        return info.model_copy(update={"inputs": inputs})
+    rows = inputs[0].shape[0]
+    reason = f"axis 0 of input {inputs[0].name!r} is fixed at {rows}" if rows.static and rows.low != 1 else None
+    update = {"inputs": inputs, "outputs": tuple(_with_rows(output, rows) for output in info.outputs)}
+    return info.model_copy(update=update | {"batchable": reason is None, "unbatchable_reason": reason})
+
+
+def _with_rows(tensor: TensorInfo, rows: Dim) -> TensorInfo:
+    return tensor.model_copy(update={"shape": (rows, *(tensor.shape or ())[1:])})
+
+
 def _dim(dim: int | str) -> Dim:
     if dim in {-1, "?"}:
         return Dim(low=0, high=None)
@@ -136,12 +150,8 @@ def _batched(info: ModelInfo, request: CompileRequest) -> ModelInfo:
         reason = info.unbatchable_reason or "axis 0 is no batch"
         raise OrchError(Kind.INVALID, f"cannot be batched: {reason}", where=request.path, hint="use batch 1")
     rows = Dim(low=request.batch, high=request.batch)
-    return info.model_copy(
-        update={
-            role: tuple(tensor.model_copy(update={"shape": (rows, *(tensor.shape or ())[1:])}) for tensor in tensors)
-            for role, tensors in (("inputs", info.inputs), ("outputs", info.outputs))
-        }
-    )
+    roles = (("inputs", info.inputs), ("outputs", info.outputs))
+    return info.model_copy(update={role: tuple(_with_rows(it, rows) for it in tensors) for role, tensors in roles})
 
 
 class SimulatedCompiledModel:

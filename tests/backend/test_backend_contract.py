@@ -99,6 +99,13 @@ def test_shapes_are_applied_with_their_bounds(backend: Backend, path: str) -> No
     assert info.inputs[0].wire_shape == [-1, 16]
 
 
+def test_a_batch_that_the_shapes_fix_is_no_free_batch(backend: Backend, path: str) -> None:
+    info = backend.inspect(path, {"features": [4, 16]}, [])
+    assert (info.inputs[0].wire_shape, info.outputs[0].wire_shape) == ([4, 16], [4, 8])
+    assert not info.batchable
+    assert "fixed at 4" in str(info.unbatchable_reason)
+
+
 def test_a_shape_for_an_input_that_is_not_there_names_those_that_are(backend: Backend, path: str) -> None:
     with pytest.raises(OrchError, match="has no input 'image'") as caught:
         backend.inspect(path, {"image": [1, 16]}, [])
@@ -188,6 +195,16 @@ def test_arrays_that_do_not_fit_are_refused_and_the_request_stays_usable(
     assert caught.value.kind is Kind.INVALID
     awaited.infer(ROW)
     assert awaited.calls == 1
+
+
+def test_rows_within_the_bounds_pass_and_others_are_refused(backend: Backend, path: str) -> None:
+    model = backend.compile(CompileRequest(path, "CPU", shapes={"features": ["1..8", 16]}))
+    awaited = Awaited(model)
+    assert awaited.infer(np.repeat(ROW, 8, axis=0))[0].shape == (8, 8)
+    with pytest.raises(OrchError) as caught:
+        awaited.request.start([np.repeat(ROW, 9, axis=0)])
+    assert caught.value.kind is Kind.INVALID
+    model.close()
 
 
 def test_memory_that_may_only_be_read_is_read_where_it_lies(compiled: CompiledModel) -> None:

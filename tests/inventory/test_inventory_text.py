@@ -47,6 +47,7 @@ inventories = st.builds(
 )
 
 
+# Seen to fail on PyYAML's own quoting, which leaves 08 for our strict reader to refuse.
 @given(inventories)
 def test_what_is_written_is_read_back(inventory: Inventory) -> None:
     assert inventory_from_yaml(inventory_to_yaml(inventory), "inventory.yaml") == inventory
