@@ -16,7 +16,7 @@ from tests.builders import MIB, a_cpu, a_deployment, a_gpu, a_model, a_model_inf
 NAMES = ("anna", "berta", "carla", "dora")
 DEVICES = (
     "CPU", "GPU", "GPU.0", "GPU.1", "NPU", "AUTO", "AUTO:-CPU", "AUTO:GPU,CPU", "AUTO:NPU,CPU", "MULTI:CPU,GPU",
-    "MULTI:CPU,GPU.0,GPU.1", "MULTI:GPU.1,GPU.0", "HETERO:GPU,CPU", "BATCH:CPU(4)", "BATCH:GPU",
+    "MULTI:CPU,GPU.0,GPU.1", "MULTI:GPU.1,GPU.0", "HETERO:GPU,CPU", "BATCH:CPU(4)", "BATCH:GPU", "MULTI:XPU,CPU",
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def compiles() -> st.SearchStrategy[dict[str, Any]]:
             "requests": st.integers(1, 4),
         },
     )
-    return st.one_of(st.none(), hints, explicit, st.just({"batch": 2}), st.just({"requests": 3}))
+    return st.one_of(st.none(), st.none(), hints, explicit, st.just({"batch": 2}), st.just({"requests": 3}))
 
 
 def models(
@@ -54,9 +54,7 @@ def models(
             "name": st.just(name),
             "source": st.just(f"models/{name}.onnx"),
             "device": devices,
-            "traffic": st.one_of(
-                st.just({}), st.fixed_dictionaries({"concurrency": st.sampled_from([1, 2, 4, 16, 100])})
-            ),
+            "traffic": st.sampled_from([{}, *({"concurrency": callers} for callers in (1, 2, 4, 16, 100))]),
             "priority": st.sampled_from(["critical", "default", "sheddable"]),
             "compile": compiles(),
             "slo": st.one_of(st.none(), slos()),
@@ -105,7 +103,8 @@ def cases(draw: st.DrawFn) -> tuple[Deployment, Inventory, ModelInfo]:
 def devices_on(inventory: Inventory) -> st.SearchStrategy[str]:
     """Return device strings that name what the machine has."""
     there = [text for text in DEVICES if all(inventory.device(name) for name in parse_target(text).devices)]
-    return st.sampled_from(there)
+    direct = [name for name in ("CPU", "GPU") if name in there]
+    return st.sampled_from([*there, *direct * 4])
 
 
 @st.composite
@@ -138,6 +137,8 @@ def _devices(draw: st.DrawFn, cpus: int) -> tuple[Device, ...]:
             found += [a_gpu(name="GPU.0"), a_gpu(name="GPU.1", type="discrete")]
     if draw(st.booleans()):
         found.append(an_npu())
+    if draw(st.booleans()):
+        found.append(a_cpu(name="XPU", full_name="a plugin of somebody's own", properties={}))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planner.diff import Change, diff, needs_action
-from orchestrator.planner.plan import DeploymentPlan, Reason
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QueuePlan, Reason, SloPlan
 from tests.builders import a_model, a_model_info, a_plan, an_inventory
 
 
@@ -128,3 +128,43 @@ def test_values_that_print_alike_still_differ() -> None:
 def test_changes_are_sorted_by_model() -> None:
     changes = diff(of_models(a_model("b")), of_models(a_model("c"), a_model("a")))
     assert [(change.model, change.action) for change in changes] == [("a", "create"), ("b", "delete"), ("c", "create")]
+
+
+# Another value for every field of a model's plan, and what that change is; a new field has to be added here.
+OTHER: dict[str, tuple[object, str]] = {
+    "version": ("7", "update"),
+    "source": ("/other.onnx", "replace"),
+    "sha256": ("b" * 64, "replace"),
+    "requested": ("AUTO", "update"),
+    "device": ("GPU", "replace"),
+    "degraded": ("GPU is absent", "update"),
+    "expression": ("explicit", "update"),
+    "properties": ({"PERFORMANCE_HINT": "LATENCY"}, "replace"),
+    "device_properties": ({"CPU": {"NUM_STREAMS": "1"}}, "replace"),
+    "shapes": ({"image": [1, 3, 32, 32]}, "replace"),
+    "streams": (3, "update"),
+    "threads": (1, "update"),
+    "batch": (8, "replace"),
+    "requests": (8, "replace"),
+    "queue": (QueuePlan(limit=1, timeout_s=30.0, memory_bytes=1), "update"),
+    "slo": (SloPlan(latency_s=1.0, percentile=99.0, rate_per_s=None), "update"),
+    "concurrency": (5, "update"),
+    "priority": ("critical", "update"),
+    "reasons": ((), "unchanged"),
+    "warnings": (("careful",), "unchanged"),
+}
+
+
+def test_every_field_of_a_plan_is_thought_of() -> None:
+    assert set(OTHER) == set(ModelPlan.model_fields) - {"name"}
+
+
+# Seen to fail when the compile key was not compared, and when the queue's memory was left out.
+@pytest.mark.parametrize("field", sorted(OTHER))
+def test_a_change_of_any_field_is_seen_and_a_replace_names_it(field: str) -> None:
+    plan = a_plan()
+    value, action = OTHER[field]
+    other = plan.models[0].model_copy(update={field: value})
+    (change,) = diff(plan, plan.model_copy(update={"models": (other,)}))
+    assert change.action == action
+    assert "its compiled model" not in change.cause

@@ -46,7 +46,7 @@ def devices_of(model: ModelPlan) -> list[str]:
     return [name.partition("(")[0] for name in (names if colon else model.device).split(",")]
 
 
-# Seen to fail when `choose` raised for a model with neither callers nor SLO, and when a set of devices was printed.
+# Seen to fail when the planner raised an AssertionError for a model with neither callers nor SLO.
 @given(deployments(), inventories(), model_facts())
 def test_a_plan_is_made_or_refused_and_always_the_same(
     deployment: Deployment, inventory: Inventory, info: ModelInfo
@@ -56,7 +56,7 @@ def test_a_plan_is_made_or_refused_and_always_the_same(
     assert (first and first.digest()) == (second and second.digest())
 
 
-# Seen to fail when MULTI kept the names of the manifest in place of the resolved devices.
+# Seen to fail when GPU.0 was handed on as GPU.
 @given(cases())
 def test_no_device_is_planned_that_the_machine_does_not_have(case: Planned) -> None:
     deployment, inventory, info = case
@@ -69,7 +69,7 @@ def test_no_device_is_planned_that_the_machine_does_not_have(case: Planned) -> N
         assert set(model.device_properties) <= set(devices_of(model))
 
 
-# Seen to fail when _explicit kept the hint of the decision table.
+# Seen to fail when streams AUTO were planned together with a THROUGHPUT hint.
 @given(cases())
 def test_a_hint_and_explicit_streams_never_meet_on_a_device(case: Planned) -> None:
     deployment, inventory, info = case
@@ -90,7 +90,7 @@ def _streams(model: ModelPlan) -> bool:
     return any("NUM_STREAMS" in told for told in [model.properties, *model.device_properties.values()])
 
 
-# Seen to fail when gpu_by_callers ignored RANGE_FOR_STREAMS, and when streams were not a floor of a model's threads.
+# Seen to fail when gpu_by_callers ignored RANGE_FOR_STREAMS, and when each model's threads were rounded up.
 @given(cases())
 def test_streams_and_threads_stay_within_the_machine(case: Planned) -> None:
     deployment, inventory, info = case
@@ -112,7 +112,7 @@ def test_streams_and_threads_stay_within_the_machine(case: Planned) -> None:
                 assert settings_of(model, name)["ENABLE_CPU_PINNING"] in {"YES", "NO"}
 
 
-# Seen to fail when GPU_QUEUE_THROTTLE was set on every device of a list.
+# Seen to fail when device_settings did not ask what a device takes.
 @given(cases())
 def test_a_device_behind_auto_is_told_only_what_it_takes(case: Planned) -> None:
     deployment, inventory, info = case
@@ -126,7 +126,7 @@ def test_a_device_behind_auto_is_told_only_what_it_takes(case: Planned) -> None:
             assert all(accepts(device, key) for key in told)
 
 
-# Seen to fail when obstacle() was asked for explicit batches only.
+# Seen to fail when gpu_by_callers did not ask for an obstacle.
 @given(cases())
 def test_what_cannot_be_batched_is_not(case: Planned) -> None:
     deployment, inventory, info = case
@@ -137,7 +137,7 @@ def test_what_cannot_be_batched_is_not(case: Planned) -> None:
         assert all(model.batch == 1 for model in plan.models)
 
 
-# Seen to fail when shares were dealt in the order of the manifest.
+# Seen to fail when ties between models were broken by their order in the manifest.
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_the_models_changes_nothing(case: Planned, shuffler: random.Random) -> None:
     deployment, inventory, info = case
@@ -166,7 +166,7 @@ def test_every_decision_has_a_reason_and_every_rule_is_in_the_table(case: Planne
         assert all(reason.rule is None or reason.rule in RULES for reason in model.reasons)
 
 
-# Seen to fail when diff compared the queue's memory as rounded text, and when a worker's change had no cause.
+# Seen to fail when a created model had no cause.
 @given(cases(), deployments(st.just("CPU"), HARMLESS))
 def test_a_diff_is_empty_only_of_equals_and_each_change_has_a_cause(case: Planned, changed: Deployment) -> None:
     deployment, inventory, info = case
@@ -186,7 +186,7 @@ def test_a_diff_is_empty_only_of_equals_and_each_change_has_a_cause(case: Planne
         }
 
 
-# Seen to fail when a property line was written without wrapping.
+# Seen to fail when lines were wrapped one column too wide.
 @given(cases())
 def test_the_text_of_a_plan_fits_the_page(case: Planned) -> None:
     deployment, inventory, info = case
