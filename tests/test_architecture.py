@@ -146,7 +146,7 @@ def purity_breaches(modules: dict[str, str]) -> list[str]:
             f"{name}:{line} calls {call}"
             for name, text in modules.items()
             if is_pure(name)
-            for call, line in _asking_calls(ast.parse(text))
+            for call, line in _asking_calls(_without_script(text))
         ),
     ]
 
@@ -156,6 +156,17 @@ def _allowed_in_pure(target: str) -> bool:
         return is_pure(target) or target in PURE_PACKAGES
     # A seeded generator is a value; the module's own functions share one that nobody seeded.
     return top(target) not in IMPURE or target == "random.Random"
+
+
+class _Imported(ast.NodeTransformer):
+    """Leave out what runs only when a module is started as a program, such as one that prints a generated page."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        return node.orelse if ast.unparse(node.test) == "__name__ == '__main__'" else self.generic_visit(node)
+
+
+def _without_script(text: str) -> ast.AST:
+    return _Imported().visit(ast.parse(text))
 
 
 ASKING_METHODS = {"now", "utcnow", "today", "read_text", "read_bytes", "write_text", "write_bytes"}
@@ -210,7 +221,7 @@ def printing(modules: dict[str, str]) -> list[str]:
         f"{name}:{node.lineno}"
         for name, text in modules.items()
         if room(name) != "cli"
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(_without_script(text))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
 
