@@ -10,7 +10,7 @@ DOCS = "https://docs.openvino.ai/2026/openvino-workflow/running-inference/"
 
 _HEAD = """# The rules a plan is made by
 
-Generated from `orchestrator/planner/rules.py`; `python -m orchestrator.planner.rules_page` prints it, a test compares.
+Generated from `orchestrator/planner/rules.py`: `pytest tests/planner/test_rules_page.py --update-golden` rewrites it.
 
 `orch plan` gives each decision its reason and the number of its rule. A rule without a place in the code is not a
 decision of the planner: it is left to a measurement, to `properties:`, or to what reads the compiled model back.
@@ -91,7 +91,3 @@ def _property_row(key: str) -> str:
     else:
         use = "`properties`; set by rule" if known.set_by_orch else "`properties`"
     return f"| {key} | {values} | {', '.join(sorted(known.families)) or 'none'} | {use} |\n"
-
-
-if __name__ == "__main__":
-    print(page(), end="")  # noqa: T201 - the page is this module's output

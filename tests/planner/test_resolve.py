@@ -301,6 +301,15 @@ def test_several_models_on_several_sockets_share_physical_cores() -> None:
     assert [model.threads for model in plan.models] == [16, 16]
 
 
+def test_an_odd_core_goes_to_the_same_model_in_whatever_order_they_stand() -> None:
+    machine = an_inventory(cpus=3)
+    plans = [
+        a_plan(*order, inventory=machine) for order in ((a_model("a"), a_model("b")), (a_model("b"), a_model("a")))
+    ]
+    assert plans[0].digest() == plans[1].digest()
+    assert [model.threads for model in plans[0].models] == [2, 1]
+
+
 def test_what_other_deployments_hold_is_not_planned_for() -> None:
     assert a_plan(inventory=an_inventory(cpus=8), taken_cpus=6).cpus == 2
     plan = a_plan(inventory=an_inventory(cpus=4), taken_cpus=3, resources={"cpus": 2})
