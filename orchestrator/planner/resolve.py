@@ -237,7 +237,7 @@ def _model_warnings(case: Case, choice: Choice) -> tuple[str, ...]:
         and sockets > 1
         and case.share > case.worker.host.cores.physical // sockets
     ):
-        warnings.append(f"LATENCY uses one of {sockets} sockets; state `traffic.concurrency` to use all (trap 28)")
+        warnings.append(f"LATENCY uses one of {sockets} sockets; state `traffic.concurrency` to use all")
     return tuple(warnings)
 
 
