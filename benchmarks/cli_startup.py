@@ -20,6 +20,10 @@ GOAL = 1.5
 BARE = "bare: typer, pydantic.BaseModel"
 PROGRAMS = {
     BARE: ["-c", "import typer; from pydantic import BaseModel"],
+    "bare: typer, one pydantic model": [
+        "-c",
+        "import typer; from pydantic import BaseModel; type('M', (BaseModel,), {'__annotations__': {'x': int}})(x=1)",
+    ],
     "bare: typer, pydantic (lazy)": ["-c", "import typer, pydantic"],
     "bare: nothing": ["-c", ""],
     "orch validate FILE": ["-m", "orchestrator.cli", "validate", str(ROOT / "deployments" / "quickstart.yaml")],

@@ -1,0 +1,124 @@
+"""Tables, colours and shortening: literals in, whole text out."""
+
+from __future__ import annotations
+
+import pytest
+from statuses import ITEMS, NOW
+
+from orchestrator.cli.render import Cell, Colour, Column, Screen, Table, cut_end, cut_middle, table
+from orchestrator.cli.status_table import age, plan_text, status_table
+
+AT_60 = """\
+NAME                  HEALTH     RATE        P99/SLO  SAT
+shop-vision/detector  Healthy  58.2/s      21.3/40ms  61%
+shop-vision/embedder  Healthy   412/s  p95 31.5/20ms  104%
+line-7/counter        Missing       -              -  -
+"""
+AT_80 = """\
+NAME                  DEVICE   SYNC       HEALTH     RATE        P99/SLO  SAT
+shop-vision/detector  CPU      Synced     Healthy  58.2/s      21.3/40ms  61%
+shop-vision/embedder  GPU,CPU  Synced     Healthy   412/s  p95 31.5/20ms  104%
+line-7/counter        GPU      OutOfSync  Missing       -              -  -
+"""
+AT_120 = """\
+NAME                  DEVICE   PLAN              SYNC       HEALTH     RATE        P99/SLO  SAT             HEADROOM
+shop-vision/detector  CPU      2x1 b1 r2         Synced     Healthy  58.2/s      21.3/40ms  61% OK            36.8/s
+shop-vision/embedder  GPU,CPU  CUMULATIVE b1 r8  Synced     Healthy   412/s  p95 31.5/20ms  104% SATURATED         -
+line-7/counter        GPU      2s b4 r4          OutOfSync  Missing       -              -  -                      -
+"""
+AT_200 = [
+    "NAME                  DEVICE   PLAN                         SYNC       HEALTH     RATE    P50        P99/SLO"
+    "  SAT             HEADROOM  RESTARTS  REV  AGE",
+    "shop-vision/detector  CPU      2x1 b1 r2                    Synced     Healthy  58.2/s  9.1ms      21.3/40ms"
+    "  61% OK            36.8/s         0    4   3h",
+    "shop-vision/embedder  GPU,CPU  CUMULATIVE_THROUGHPUT b1 r8  Synced     Healthy   412/s   11ms  p95 31.5/20ms"
+    "  104% SATURATED         -         0    4   3h",
+    "line-7/counter        GPU      2s b4 r4                     OutOfSync  Missing       -      -              -"
+    "  -                      -         3    1    -",
+]
+
+
+@pytest.mark.parametrize(("width", "text"), [(60, AT_60), (80, AT_80), (120, AT_120), (200, "\n".join(AT_200) + "\n")])
+def test_a_status_fits_the_terminal_by_leaving_out_what_matters_least(width: int, text: str) -> None:
+    assert table(status_table(ITEMS, NOW), Screen(width)) == text
+
+
+def test_a_status_in_a_pipe_has_a_header_and_tabs_and_nothing_shortened() -> None:
+    lines = table(status_table(ITEMS, NOW), Screen(None)).splitlines()
+    assert [len(line.split("\t")) for line in lines] == [13] * 4
+    assert lines[0].startswith("NAME\tDEVICE\tPLAN\tSYNC\tHEALTH\tRATE\tP50\tP99/SLO\tSAT\tHEADROOM\tRESTARTS")
+    assert lines[2].split("\t")[8] == "104% SATURATED"
+
+
+def test_a_wide_status_shows_every_column_whatever_the_terminal() -> None:
+    header, first, *_ = table(status_table(ITEMS, NOW), Screen(60), wide=True).splitlines()
+    assert header.split() == [column.header for column in status_table([], NOW).columns]
+    assert first.endswith("http://127.0.0.1:8000 grpc://127.0.0.1:8001")
+
+
+@pytest.mark.parametrize("width", [40, 45, 60, 80, 100, 120, 160, 200])
+def test_no_row_is_wider_than_the_terminal(width: int) -> None:
+    longest = max(map(len, table(status_table(ITEMS, NOW), Screen(width)).splitlines()))
+    assert longest <= width
+
+
+def test_a_name_too_long_keeps_its_beginning_and_its_end() -> None:
+    assert cut_middle("warehouse-north/detector", 12) == "wareh…tector"
+    assert cut_middle("short", 12) == "short"
+
+
+def test_a_message_too_long_is_cut_at_its_end_instead_of_the_name() -> None:
+    columns = (Column("NAME"), Column("MESSAGE", cut_end=True))
+    data = Table(columns, ((Cell("shop-vision"), Cell("a long message that does not fit")),))
+    assert table(data, Screen(30)).splitlines()[1] == "shop-vision  a long message t…"
+    assert cut_end("abcdef", 4) == "abc…"
+
+
+def test_colours_stand_around_words_and_do_not_count_as_width() -> None:
+    data = Table((Column("A"), Column("B")), ((Cell("bad", Colour.BAD), Cell("x")), (Cell("longer"), Cell("y"))))
+    plain, coloured = table(data, Screen(80)), table(data, Screen(80, colour=True))
+    assert "\x1b" not in plain
+    assert coloured.replace("\x1b[31m", "").replace("\x1b[0m", "") == plain
+    assert "\x1b[31mbad\x1b[0m     x" in coloured
+
+
+def test_a_tab_or_line_end_inside_a_value_does_not_shift_the_columns() -> None:
+    data = Table((Column("A"), Column("B")), ((Cell("one\ttwo\nthree"), Cell("")),))
+    assert table(data, Screen(None)) == "A\tB\none two three\t-\n"
+
+
+def test_a_deployment_without_models_has_a_row_of_its_own() -> None:
+    item = ITEMS[1] | {"models": []}
+    assert table(status_table([item], NOW), Screen(40)).splitlines()[1].split() == ["line-7", "Missing", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        ({}, "-"),
+        ({"expression": "explicit", "streams": 2, "threads": 4, "batch": 1, "requests": 2}, "2x2 b1 r2"),
+        ({"expression": "explicit", "streams": 2, "threads": None, "batch": 4, "requests": None}, "2s b4"),
+        (
+            {"expression": "hint", "properties": {"PERFORMANCE_HINT": "LATENCY"}, "streams": 1, "threads": 2},
+            "LATENCY 1x2 b1",
+        ),
+    ],
+)
+def test_a_plan_fits_into_a_word(plan: dict[str, object], text: str) -> None:
+    assert plan_text(plan) == text
+
+
+@pytest.mark.parametrize(
+    ("started", "text"),
+    [
+        ("2026-03-01T11:59:30Z", "30s"),
+        ("2026-03-01T11:00:00.123Z", "59m"),
+        ("2026-02-28T12:00:00+00:00", "24h"),
+        ("2026-01-01T00:00:00Z", "59d"),
+        ("2026-03-01T12:00:05Z", "0s"),
+        (None, "-"),
+        ("yesterday", "-"),
+    ],
+)
+def test_an_age_has_one_unit(started: str | None, text: str) -> None:
+    assert age(started, NOW) == text
