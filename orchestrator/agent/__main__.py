@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -29,30 +28,34 @@ from orchestrator.errors import Kind, OrchError, render
 from orchestrator.serving import admin
 
 WORKER_COMMAND = (sys.executable, "-m", "orchestrator.serving")
+LOCK_TIMEOUT_S = 2.0
+LOCK_POLL_S = 0.02
 FINISH_TIMEOUT_S = 10.0  # for an apply under way when the agent is asked to stop; the next agent resumes it
 
 log = logging.getLogger("orchestrator.agent")
 
 
-@dataclass(slots=True)
-class Stopping:
-    """How the agent is asked to end."""
-
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    workers: bool = False
-
-    def stop(self, workers: bool) -> None:
-        """End the agent, and its workers when told so."""
-        self.workers = self.workers or workers
-        self.asked.set()
+def _locked(holder: IO[str]) -> bool:
+    """Take the lock, waiting a little for an agent that is about to end."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOCK_POLL_S)
+        else:
+            return True
 
 
 def lock(layout: Layout) -> IO[str]:
     """Take the state folder for this process; raise CONFLICT with the pid of the agent that has it."""
-    holder = layout.lock.open("a+", encoding="utf-8")
     try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        holder = layout.lock.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise paths.state_error(error, layout.lock) from None
+    if not _locked(holder):
         holder.seek(0)
         pid = holder.read(32).strip() or "unknown"
         holder.close()
@@ -71,23 +74,21 @@ async def serve(layout: Layout, environ: Mapping[str, str], command: Sequence[st
     supervisor = Supervisor(layout, store, command, worker_environ(environ))
     reconciler = Reconciler(store, supervisor, planner)
     monitor = Monitor(store, supervisor, reconciler)
-    stopping = Stopping()
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.stop, False)
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     version = _version()
     adoption = Adoption(layout, store, supervisor, reconciler)
-    api = Api(layout, store, supervisor, reconciler, monitor, version, started, stopping.stop, adoption.done)
+    api = Api(layout, store, supervisor, reconciler, monitor, version, started, stopping, adoption.done)
     try:
         await _until_stopped(api, adoption, damaged, stopping)
-        if stopping.workers:
-            await supervisor.stop_all()
     finally:
         supervisor.close()
         store.close()
         log.info("stopped")
 
 
-async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, stopping: Stopping) -> None:
+async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, stopping: asyncio.Event) -> None:
     log.info("agent %s, pid %d, in %s", api.version, os.getpid(), api.layout.root)
     # Adoption first: it has the turn before any caller can ask for a change.
     own = [asyncio.create_task(adoption.run(damaged)), asyncio.create_task(api.monitor.watch())]
@@ -95,9 +96,9 @@ async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, sto
         task.add_done_callback(_on_task_end)
     await asyncio.sleep(0)
     server = await admin.serve(api.layout.socket, api.methods(), on_bug=_on_bug)
-    await stopping.asked.wait()
+    await stopping.wait()
     server.close()
-    api.layout.socket.unlink(missing_ok=True)
+    paths.retire(api.layout)
     if api.tasks:
         await asyncio.wait(api.tasks, timeout=FINISH_TIMEOUT_S)
     rest = [*own, *api.tasks]

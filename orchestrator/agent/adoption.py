@@ -88,7 +88,7 @@ class Adoption:
         unfinished = revision is not None and revision.result == "applying" and record.applied is None
         if unit.worker is None and not unfinished:  # the unfinished is resumed
             self.supervisor.note(record.name, "Normal", "Starting", "no worker ran when the agent started")
-            self.supervisor.revive(record.name, known.restarts if known is not None else 0)
+            self.supervisor.revive(record.name, known.restarts if known is not None else -1)
 
     async def _rebuild(self, found: Found, damaged: Path) -> None:
         """Fill a new store from what lies beside the workers, or from what they say themselves."""

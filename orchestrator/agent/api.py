@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.agent import paths
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.paths import Layout
 from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler, Report
@@ -36,8 +36,8 @@ class Api:
     monitor: Monitor
     version: str
     started: float
-    stop: Callable[[bool], None]
-    """Ends the agent, with its workers when told so."""
+    stopping: asyncio.Event
+    """Ends the agent when set."""
     adopted: asyncio.Event
     """Set when every worker that runs is known."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -153,8 +153,12 @@ class Api:
 
     async def _stop(self, params: Json, _progress: Progress) -> Json:
         workers = bool(params.get("workers", False))
-        self.stop(workers)
-        return {"stopping": True, "workers": workers, "uptime_s": round(time.time() - self.started, 3)}
+        # Whoever comes now starts the next agent, which waits for this one to end.
+        paths.retire(self.layout)
+        if workers:
+            await self.supervisor.stop_all()
+        self.stopping.set()
+        return {"stopping": True, "workers": workers}
 
     async def _settled(self) -> None:
         """Wait a little for a new agent to find what runs, so that nothing is called missing that is there."""

@@ -19,7 +19,7 @@ START_POLL_S = 0.02
 
 
 def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
-    """Return the socket of the running agent; start one if asked.
+    """Return the socket of the running agent; start one if asked, or if the last one did not end of its own will.
 
     Raise OrchError: UNAVAILABLE when none runs and none is to be started, FAILED with the end of its log when it does
     not come up within START_TIMEOUT_S.
@@ -27,7 +27,7 @@ def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
     layout = Layout(paths.state_dir(environ))
     if _answers(layout):
         return layout.socket
-    if not start:
+    if not start and not _was_killed(layout):
         hint = "orch apply starts it, and so does orch agent start"
         raise OrchError(Kind.UNAVAILABLE, "no agent runs", where=str(layout.root), hint=hint)
     _start(paths.create(layout.root), environ)
@@ -50,6 +50,14 @@ def _answers(layout: Layout) -> bool:
             raise OrchError(Kind.UNAVAILABLE, "the agent does not answer", where=str(layout.root), hint=hint) from None
         return False
     return True
+
+
+def _was_killed(layout: Layout) -> bool:
+    """Tell whether an agent ended without being asked to: it would have emptied its lock file."""
+    try:
+        return layout.lock.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _start(layout: Layout, environ: Mapping[str, str]) -> None:

@@ -7,14 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from orchestrator.agent import status
 from orchestrator.agent.reconcile import Reconciler
 from orchestrator.agent.status import WorkerView
-from orchestrator.agent.store import DeploymentRecord, Event, Store
-from orchestrator.agent.supervisor import Supervisor, Unit, Worker
+from orchestrator.agent.store import DeploymentRecord, Store
+from orchestrator.agent.supervisor import Supervisor
 from orchestrator.errors import OrchError
 
 Json = dict[str, Any]
@@ -63,7 +62,7 @@ class Monitor:
         if worker is not None:
             try:
                 answer = await worker.status()
-                self._keep_events(unit, worker, answer)
+                self.supervisor.keep_events(worker, answer)
                 self.supervisor.settle(unit)
             except OrchError as error:
                 silence = str(error) if worker.ready_at is not None else None  # else it starts
@@ -71,15 +70,6 @@ class Monitor:
             return WorkerView(None, unit.restarts, None, unit.state, unit.message, None)
         state, message = unit.state, unit.message
         return WorkerView(worker.identity.pid, unit.restarts, worker.started, state, message, answer, silence)
-
-    def _keep_events(self, unit: Unit, worker: Worker, answer: Json) -> None:
-        new = [event for event in answer["events"] if event["seq"] > worker.events_seen]
-        if not new:
-            return
-        self.store.add_events([_event(worker.deployment, event) for event in new])
-        worker.events_seen = max(event["seq"] for event in new)
-        if unit.worker is worker:
-            self.supervisor.remember(unit)
 
     def _note_applied(self, record: DeploymentRecord, answer: Json) -> DeploymentRecord:
         """Record that the wanted plan runs after all: after a slow start, a crash, or a new agent."""
@@ -91,8 +81,3 @@ class Monitor:
         self.store.applied(revision)
         self.supervisor.note(record.name, "Normal", "Applied", f"revision {revision.number} runs after all")
         return self.store.deployment(record.name) or record
-
-
-def _event(deployment: str, event: Json) -> Event:
-    when = datetime.fromisoformat(event["time"]).timestamp()
-    return Event(deployment, event["type"], event["reason"], event["object"], event["message"], when)

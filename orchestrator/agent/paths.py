@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
 
-SOCKET_PATH_MAX_BYTES = 100  # a unix socket address holds 108 bytes with its end; asyncio binds by the whole path
+SOCKET_PATH_MAX_BYTES = 107  # unix(7): 108 with the closing zero; asyncio binds by the whole path
 _LONGEST_FILE = "/control.sock"
 
 
@@ -128,6 +129,13 @@ def state_error(error: OSError, path: Path) -> OrchError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = "free some space, then repeat the command; nothing was lost"
     return OrchError(Kind.FAILED, f"cannot write the state: {error.strerror or error}", where=str(path), hint=hint)
+
+
+def retire(layout: Layout) -> None:
+    """Leave word that the agent ends of its own will: nobody finds its socket, and its lock file is empty."""
+    layout.socket.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.truncate(layout.lock, 0)
 
 
 def write(path: Path, text: str) -> None:

@@ -12,11 +12,10 @@ from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.plan import DeploymentPlan, digest
 
 if TYPE_CHECKING:
-    from orchestrator.inventory.device import Inventory
-    from orchestrator.inventory.model import ModelInfo
     from orchestrator.manifest.load import Document
 
 DOCUMENTS_MAX = 1000  # in one apply
+PROBE_TIMEOUT_S = 120.0  # a GPU driver compiles its kernels at first use
 _STANDARD_INPUT = frozenset({"-", "<stdin>", "standard input", ""})
 
 
@@ -80,86 +79,14 @@ def plan_on_this_machine(
     documents: Sequence[Document], running: Mapping[str, DeploymentPlan]
 ) -> list[DeploymentPlan | OrchError]:
     """Plan with what OpenVINO says of this machine and the models, asked in a process of its own."""
-    from orchestrator.backend.probe import ModelQuery, probe  # an idle agent plans nothing
-    from orchestrator.manifest.model_file import resolve_source  # as above
+    from orchestrator.runner.assemble import assemble_each, claims_of, cores_of  # an idle agent plans nothing
 
-    queries = [
-        ModelQuery(path=str(resolve_source(document, model)), shapes=model.shapes, devices=model.device.devices)
-        for document in documents
-        for model in document.deployment.spec.models
-    ]
-    inventory, answers = probe(queries)
-    rest = iter(answers)
-    facts = [[next(rest) for _ in document.deployment.spec.models] for document in documents]
-    return plan_for(inventory, documents, facts, running)
-
-
-def plan_for(
-    inventory: Inventory,
-    documents: Sequence[Document],
-    facts: Sequence[Sequence[ModelInfo | OrchError]],
-    running: Mapping[str, DeploymentPlan],
-) -> list[DeploymentPlan | OrchError]:
-    """Plan for a machine; `facts` are what the models of each document are, in order."""
-    from orchestrator.inventory.fingerprint import fingerprint  # as above
-
-    cores = share_cores(inventory, documents, running)
-    machine = fingerprint(inventory)
-    plans: list[DeploymentPlan | OrchError] = []
-    for document, models in zip(documents, facts, strict=True):
-        name = document.deployment.metadata.name
-        taken = sum(len(own) for other, own in cores.items() if own is not None and other != name)
-        plans.append(_plan(document, inventory, models, Share(cores.get(name), taken, machine)))
-    return plans
-
-
-def share_cores(
-    inventory: Inventory, documents: Sequence[Document], running: Mapping[str, DeploymentPlan]
-) -> Mapping[str, tuple[int, ...] | None]:
-    """Return the cores of each deployment that asks for some; those that run keep theirs."""
-    from orchestrator.planner.layout import allocate_cores  # as above
-
-    asked = {document.deployment.metadata.name: document.deployment.spec.resources.cpus for document in documents}
-    keep = {name: plan.cores for name, plan in running.items() if plan.cores is not None}
-    claims = {name: len(cores) for name, cores in keep.items() if name not in asked}
-    claims |= {name: cpus for name, cpus in asked.items() if cpus is not None}
-    return allocate_cores(inventory.host.cores.allowed, claims, keep)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What of the machine a deployment is planned for."""
-
-    cores: tuple[int, ...] | None
-    taken_cpus: int
-    fingerprint: str
-
-
-def _plan(
-    document: Document, inventory: Inventory, facts: Sequence[ModelInfo | OrchError], share: Share
-) -> DeploymentPlan | OrchError:
-    from orchestrator.planner.resolve import resolve  # as above
-
-    spec = document.deployment.spec
-    errors = [fact for fact in facts if isinstance(fact, OrchError)]
-    if errors:
-        return merge(errors)
-    models = {
-        model.name: fact for model, fact in zip(spec.models, facts, strict=True) if not isinstance(fact, OrchError)
-    }
-    token = spec.endpoint.token_file
-    try:
-        return resolve(
-            document.deployment,
-            inventory,
-            models,
-            cores=share.cores,
-            taken_cpus=share.taken_cpus,
-            token_file=None if token is None else str(document.base / token),
-            fingerprint=share.fingerprint,
-        )
-    except OrchError as error:
-        return error
+    names = {document.deployment.metadata.name for document in documents}
+    others = {name: plan for name, plan in running.items() if name not in names}
+    timeout_s = PROBE_TIMEOUT_S
+    return list(
+        assemble_each(documents, inventory=None, timeout_s=timeout_s, keep=cores_of(running), others=claims_of(others))
+    )
 
 
 def together(plans: Sequence[DeploymentPlan]) -> str:

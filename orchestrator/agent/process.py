@@ -84,7 +84,6 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, listen:
     stdin is /dev/null, stdout and stderr are appended to `log`. Raise OrchError when it cannot be started.
     """
     try:
-        rotate(log)
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise state_error(error, log) from None
@@ -112,18 +111,25 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, listen:
         os.close(output)
 
 
-def rotate(log: Path) -> None:
-    """Put a log that has grown long aside, over the one before it."""
-    with suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_MAX_BYTES:
-            log.replace(log.with_name(log.name + ".1"))
+def rotate(log: Path) -> int:
+    """Put a log that has grown long aside, over the one before it, and return where the next line will begin."""
+    try:
+        size = log.stat().st_size
+        if size <= LOG_MAX_BYTES:
+            return size
+        log.replace(log.with_name(log.name + ".1"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise state_error(error, log) from None
+    return 0
 
 
-def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log, empty when there are none."""
+def tail(log: Path, lines: int = LOG_TAIL_LINES, *, offset: int = 0) -> str:
+    """Return the last lines of a log that begin at or after `offset`, empty when there are none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            file.seek(max(offset, log.stat().st_size - LOG_TAIL_BYTES))
             text = file.read(LOG_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return ""

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -151,7 +151,7 @@ class Reconciler:
         return {"deployments": outcomes, "pruned": pruned}
 
     async def _plan(self, wanted: Sequence[Wanted], expected: str | None) -> list[DeploymentPlan]:
-        running = {record.name: record.runnable for record in self._store.deployments()}
+        running = {record.name: record.applied for record in self._store.deployments() if record.applied is not None}
         found = await asyncio.to_thread(self._planner, [one.document for one in wanted], running)
         errors = [plan for plan in found if isinstance(plan, OrchError)]
         if errors:
@@ -243,6 +243,8 @@ class Reconciler:
         except TimeoutError:
             raise OrchError(Kind.DEADLINE, "the worker did not finish the change in time") from None
         worker.generation = course.revision.generation
+        with suppress(OrchError):  # the change is made, whatever is seen of it now
+            self._supervisor.keep_events(worker, await worker.status())
         self._supervisor.remember(self._supervisor.unit(course.plan.name))
         return worker
 
@@ -297,6 +299,7 @@ class Reconciler:
                     told[model["name"]] = model["state"]
                     course.tell(str(model["state"]).lower(), model.get("message") or "", model["name"])
             if status["ready"]:
+                self._supervisor.keep_events(worker, status)
                 return
         what = "the worker was not ready in time; it goes on starting"
         raise OrchError(Kind.DEADLINE, what, hint=f"orch logs {course.plan.name}, or apply with a longer timeout")

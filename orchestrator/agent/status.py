@@ -117,7 +117,11 @@ def _judge_answer(answer: Mapping[str, Any]) -> Verdict:
         return Verdict("Degraded", "ModelDegraded", "; ".join(f"{m['name']}: {_message(m)}" for m in broken))
     if not answer["ready"] or answer["state"] != "Serving":
         return Verdict("Progressing", answer["state"], message)
-    return Verdict("Healthy", "Serving", message or f"{len(answer['models'])} models serve")
+    return Verdict("Healthy", "Serving", message or _count(len(answer["models"])))
+
+
+def _count(models: int) -> str:
+    return "the model serves" if models == 1 else f"all {models} models serve"
 
 
 def _message(model: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from orchestrator.agent import listener, paths, process
@@ -51,6 +52,8 @@ class Worker:
     ready_at: float | None = None
     """When it was first seen ready, on the monotonic clock."""
     events_seen: int = 0
+    log_offset: int = 0
+    """Where its own lines begin in the log."""
 
     async def status(self, timeout_s: float = STATUS_TIMEOUT_S) -> admin.Json:
         """Return the worker's own status; raise OrchError when it does not answer in time."""
@@ -80,7 +83,7 @@ class Worker:
                 how = f"was killed by {signal.Signals(-code).name}"
             case code:
                 how = f"ended with exit code {code}"
-        tail = process.tail(self.paths.log)
+        tail = process.tail(self.paths.log, offset=self.log_offset)
         return f"the worker (pid {self.identity.pid}) {how}" + (f"; its log ends:\n{tail}" if tail else "")
 
 
@@ -131,11 +134,12 @@ class Supervisor:
             raise paths.state_error(error, place.folder) from None
         paths.write(place.plan, plan.model_dump_json(indent=1))
         descriptor = None if listening is None else listening.fileno()
+        offset = process.rotate(place.log)
         pid = process.spawn(self._arguments(place, plan, generation, descriptor), self._environ, place.log, descriptor)
         identity = process.identify(pid) or Identity(pid, 0)  # 0: it has ended already; the pidfd will say so
         worker = self._watch(plan.name, place, identity, slot)
         assert worker is not None, "a child keeps its pid until it is reaped"
-        worker.generation = generation
+        worker.generation, worker.log_offset = generation, offset
         log.info("%s: started worker pid %d for generation %d", plan.name, pid, generation)
         return worker
 
@@ -262,7 +266,10 @@ class Supervisor:
         self._restart(unit)
 
     def revive(self, name: str, restarts: int) -> None:
-        """Start the worker of a deployment that has run before, as after a death; a failure is tried again later."""
+        """Start the worker of a deployment that has run before, as after a death; a failure is tried again later.
+
+        `restarts` were counted before this one.
+        """
         unit = self.unit(name)
         unit.restarts = restarts
         self._restart(unit)
@@ -325,7 +332,10 @@ class Supervisor:
         """End every worker, as for the machine's shutdown; the deployments stay wanted."""
         for unit in self.units.values():
             self._cancel_restart(unit)
-        await asyncio.gather(*(self.retire(unit.worker) for unit in self.units.values() if unit.worker))
+        workers = [unit.worker for unit in self.units.values() if unit.worker is not None]
+        await asyncio.gather(*(self.retire(worker) for worker in workers))
+        for worker in workers:
+            self._store.forget_worker(worker.deployment)
 
     def close(self) -> None:
         """Let go of the workers, which run on."""
@@ -378,6 +388,17 @@ class Supervisor:
             self.note(name, "Warning", "StrayWorker", f"worker pid {identity.pid} serves no deployment and is ended")
             await self.retire(worker)
 
+    def keep_events(self, worker: Worker, answer: admin.Json) -> None:
+        """Keep the events in a worker's status that are not kept yet."""
+        new = [event for event in answer["events"] if event["seq"] > worker.events_seen]
+        if not new:
+            return
+        self._store.add_events([_event(worker.deployment, event) for event in new])
+        worker.events_seen = max(event["seq"] for event in new)
+        unit = self.unit(worker.deployment)
+        if unit.worker is worker:
+            self.remember(unit)
+
     def note(self, name: str, kind: Any, reason: str, message: str) -> None:
         """Keep an event of the deployment."""
         try:
@@ -391,6 +412,11 @@ async def _ended(worker: Worker, within_s: float) -> bool:
         async with asyncio.timeout(within_s):
             await worker.ended.wait()
     return worker.ended.is_set()
+
+
+def _event(deployment: str, event: admin.Json) -> Event:
+    when = datetime.fromisoformat(event["time"]).timestamp()
+    return Event(deployment, event["type"], event["reason"], event["object"], event["message"], when)
 
 
 def gone(name: str) -> OrchError:

@@ -43,6 +43,7 @@ class Agent:
         self.layout = Layout(folder / "state")
         self.folder = folder
         self.child: subprocess.Popen[bytes] | None = None
+        self.children: list[subprocess.Popen[bytes]] = []
         (folder / "model.onnx").write_bytes(b"model")
 
     def start(self) -> None:
@@ -52,6 +53,7 @@ class Agent:
             self.child = subprocess.Popen(
                 [sys.executable, str(HERE / "stand_in_agent.py")], env=environ, stdout=log, stderr=log
             )
+        self.children.append(self.child)
         eventually(self.answers, f"the agent answers; its log: {process.tail(self.layout.log, 40)}")
 
     def answers(self) -> bool:
@@ -83,8 +85,9 @@ class Agent:
         return dict(self.call("status", {"names": [name]})["items"][0])
 
     def clean_up(self) -> None:
-        if self.child is not None and self.child.poll() is None:
-            self.end(signal.SIGKILL)
+        for child in self.children:
+            child.kill()
+            child.wait(WAIT_S)
         for pid in self.workers():
             os.kill(pid, signal.SIGKILL)
 

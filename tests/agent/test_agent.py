@@ -321,7 +321,29 @@ def test_stop_ends_the_workers_too_when_told_so(agent: Agent) -> None:
     assert agent.child.wait(20) == 0
     assert agent.workers() == []
     agent.start()
-    eventually(lambda: agent.item()["health"] == "Healthy", "still wanted, so started again")
+    item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "started again")
+    assert item["worker"]["restarts"] == 0
+
+
+def test_after_a_kill_the_next_command_finds_everything_again(agent: Agent) -> None:
+    agent.apply(manifest())
+    item = agent.item()
+    agent.end(signal.SIGKILL)
+    environ = {**os.environ, "ORCH_HOME": str(agent.layout.root)}
+    path = ensure_agent(environ, start=False)
+    try:
+        assert admin.call(path, "status", timeout_s=10)["items"] == [item]
+    finally:
+        admin.call(path, "stop", {"workers": True}, timeout_s=10)
+    with pytest.raises(OrchError, match="no agent runs"):
+        eventually(lambda: not ensure_agent(environ, start=False), "the agent has ended of its own will")
+
+
+def test_an_agent_may_be_started_while_the_last_one_is_ending(agent: Agent) -> None:
+    agent.apply(manifest())
+    agent.call("stop", {"workers": False})
+    agent.start()
+    assert agent.item()["health"] == "Healthy"
 
 
 def test_sigterm_ends_the_agent_alone(agent: Agent) -> None:

@@ -1,0 +1,84 @@
+"""The state folder is found, made private, and its sockets' paths stay short enough."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from orchestrator.agent import listener, paths, process
+from orchestrator.agent.paths import Layout, state_dir
+from orchestrator.errors import Kind, OrchError
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"ORCH_HOME": "/x/y", "XDG_STATE_HOME": "/s", "HOME": "/h"}, "/x/y"),
+        ({"XDG_STATE_HOME": "/s", "HOME": "/h"}, "/s/orch"),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/h"}, "/h/.local/state/orch"),
+        ({"HOME": "/h"}, "/h/.local/state/orch"),
+    ],
+)
+def test_the_state_folder_is_where_the_environment_says(environ: dict[str, str], folder: str) -> None:
+    assert state_dir(environ) == Path(folder)
+
+
+def test_folders_are_private(tmp_path: Path) -> None:
+    layout = paths.create(tmp_path / "state")
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (layout.root, layout.workers)] == ["0o700", "0o700"]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OrchError, match="cannot write the state"):
+        paths.create(tmp_path / "file" / "state")
+
+
+def test_a_folder_too_deep_for_sockets_is_refused() -> None:
+    with pytest.raises(OrchError, match="too long") as caught:
+        paths.create(Path("/" + "x" * 90))
+    assert caught.value.kind is Kind.UNSUPPORTED
+
+
+def test_long_names_get_short_folders_of_their_own() -> None:
+    layout = Layout(Path("/home/somebody/.local/state/orch"))
+    names = ["n" * 62 + letter for letter in "ab"]
+    places = [layout.worker(name, slot) for name in names for slot in (0, 1)]
+    assert len({place.folder for place in places}) == 4
+    assert all(len(str(place.control)) <= paths.SOCKET_PATH_MAX_BYTES for place in places)
+    assert layout.worker("shop").folder == layout.workers / "shop"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    paths.write(path, "old")
+    (tmp_path / "plan.json.new").mkdir()
+    with pytest.raises(OrchError):
+        paths.write(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(OrchError, match="cannot listen") as caught:
+        listener.bind("192.0.2.1:8000")
+    assert caught.value.problems[0].hint == "change spec.endpoint.http"
+
+
+def test_a_free_address_of_ipv6_is_listened_on() -> None:
+    with listener.bind("[::1]:0") as listening:
+        assert listening.family == socket.AF_INET6
+
+
+def test_a_long_log_is_put_aside_and_a_tail_begins_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "worker.log"
+    assert process.rotate(log) == 0
+    log.write_text("old\n")
+    offset = process.rotate(log)
+    with log.open("a") as file:
+        file.write("new\n")
+    assert process.tail(log, offset=offset) == "new"
+    monkeypatch.setattr(process, "LOG_MAX_BYTES", 3)
+    assert process.rotate(log) == 0
+    assert (tmp_path / "worker.log.1").read_text() == "old\nnew\n"
