@@ -292,7 +292,8 @@ class _Guard:
         try:
             self._done()
         except BaseException as error:  # noqa: BLE001 - nothing at all may escape into the engine
-            self.error = error
+            # Without its traceback, whose frames would keep the engine's hook alive and `close` waiting for it.
+            self.error = error.with_traceback(None)
 
 
 class OpenVinoRequest:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from openvino import opset13 as ops
 
 from benchmarks import topologies
 from orchestrator.backend.base import DTYPES, CompiledModel, CompileRequest
-from orchestrator.backend.openvino_backend import OpenVinoBackend, OpenVinoCompiledModel
+from orchestrator.backend.openvino_backend import CLOSE_TIMEOUT_MS, OpenVinoBackend, OpenVinoCompiledModel
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.errors import Kind, OrchError
 
@@ -372,6 +373,23 @@ def test_a_closed_model_lets_go_of_the_callbacks(backend: OpenVinoBackend, tiny:
     del pool, request
     gc.collect()
     assert gone() is None
+
+
+def test_a_callback_that_raised_does_not_hold_up_the_close(backend: OpenVinoBackend, tiny: Path) -> None:
+    entered = threading.Event()
+
+    def raises() -> None:
+        entered.set()
+        raise KeyError("in the callback")
+
+    model = backend.compile(CompileRequest(str(tiny), "CPU"))
+    request = model.create_request(raises)
+    request.start([np.ones((1, 16), np.float32)])
+    assert entered.wait(WAIT_S)
+    before = time.monotonic()
+    model.close()
+    assert time.monotonic() - before < CLOSE_TIMEOUT_MS / 1000 / 2
+    assert isinstance(request.failure(), KeyError)
 
 
 @pytest.fixture(scope="module")
