@@ -89,7 +89,7 @@ def test_a_tab_or_line_end_inside_a_value_does_not_shift_the_columns() -> None:
 
 def test_a_deployment_without_models_has_a_row_of_its_own() -> None:
     item = ITEMS[1] | {"models": []}
-    assert table(status_table([item], NOW), Screen(40)).splitlines()[1].split() == ["line-7", "Missing", "-", "-"]
+    assert table(status_table([item], NOW), Screen(40)).splitlines()[1].split() == ["line-7", "Missing", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(
