@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome, Pool
-from orchestrator.scheduling.scheduler import Ticket
+from orchestrator.scheduling.scheduler import State, Ticket
 from orchestrator.serving.oip import Signature
 
 
@@ -53,7 +53,10 @@ class Bridge:
         self._woken = False  # first: what is posted from here on wakes the loop again
         while self._ended:
             done, outcome = self._ended.popleft()
-            done(outcome)
+            try:
+                done(outcome)
+            except Exception as error:  # noqa: BLE001 - the others wait for their outcomes too
+                self._loop.call_exception_handler({"message": "an outcome was not taken", "exception": error})
 
 
 class DataPlane:
@@ -125,6 +128,10 @@ class DataPlane:
         """Infer on `arrays` (in the model's order); `done` is called once, on the loop."""
         pool = admission.served.pool
         pool.submit(admission.ticket, arrays, self._bridge.to_loop(done), rows=rows if pool.batch > 1 else 1)
+
+    def dropped(self, admission: Admission) -> bool:
+        """Tell whether the place is lost: its deadline passed while the request was still coming in."""
+        return admission.ticket.state is State.DONE
 
     def release(self, admission: Admission) -> None:
         """Give the place back: the request turned out bad, or its caller went away."""

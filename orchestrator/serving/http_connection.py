@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome
-from orchestrator.serving.dataplane import DataPlane
-from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, ChunkedBody, Head, HeadParser, HttpError, answer_head
-from orchestrator.serving.http_infer import JSON, InferBody
-from orchestrator.serving.http_routes import Answer, Metrics, answer, error_answer
+from orchestrator.serving.dataplane import Admission, DataPlane
+from orchestrator.serving.http_body import ChunkedBody
+from orchestrator.serving.http_gate import (
+    PLAIN_BODY_BYTES,
+    HttpLimits,
+    check,
+    json_bytes,
+    model_of,
+    refusal,
+    unauthorized,
+)
+from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, Head, HeadParser, HttpError, answer_head
+from orchestrator.serving.http_infer import InferBody
+from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.tensors import TensorPool
 
@@ -27,25 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
 SCRATCH_BYTES = 16 * 1024  # what of a tensor lands here is copied, so small; a tiny model's whole request fits
-PLAIN_BODY_BYTES = 2**20  # no route without tensors reads its body
 STASH_LIMIT_BYTES = 64 * 1024  # of pipelined requests, kept while one is answered; then reading pauses
 END_OF_HEAD = b"\r\n\r\n"
 LINGER_S = 2.0  # for the client to read the last answer before the connection is cut
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What one connection may cost."""
-
-    body_bytes: int = 256 * 2**20
-    json_bytes: int = 32 * 2**20
-    connections: int = 20_000
-    idle_s: float = 75.0
-    """Between requests, as in nginx."""
-    head_s: float = 10.0
-    """From the first byte of a request to the end of its head."""
-    stall_s: float = 10.0
-    """Without a byte of the body, or without the client taking a byte of the answer."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +65,7 @@ class Phase(enum.Enum):
     """What the next bytes are."""
 
     HEAD = enum.auto()
-    JSON = enum.auto()
-    TENSORS = enum.auto()
+    BODY = enum.auto()  # of an inference
     CHUNKS = enum.auto()
     PLAIN = enum.auto()  # the body of a request that is no inference: read and ignored
     DISCARD = enum.auto()  # the body of a request that was answered at its head
@@ -87,17 +80,18 @@ class Connection(asyncio.BufferedProtocol):
         self._scratch = memoryview(shared.scratch)
         self._transport: asyncio.Transport
         self._phase = Phase.HEAD
-        self._stash = bytearray()
-        self._need = 0
-        self._sink: memoryview | None = None
+        self._stash = bytearray()  # the beginning of a head, or what was pipelined: not yet looked at
+        self._need = 0  # bytes of a body that is ignored
         self._head: Head
         self._body: InferBody | None = None
         self._chunks: ChunkedBody | None = None
         self._closing = False
-        self._paused = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._unsent = 0
+        self._unsent_since = 0.0
         self.since = shared.clock()
-        """When the connection last made progress in its phase."""
-        self._writing_stalled_since: float | None = None
+        """When the connection last made progress in its phase; for a head, when it began."""
 
     # What the loop calls
 
@@ -105,54 +99,55 @@ class Connection(asyncio.BufferedProtocol):
         """Begin."""
         self._transport = transport  # type: ignore[assignment]
         connections = self._shared.connections
-        if len(connections) >= self._shared.limits.connections:
-            self._closing = True
-            self._send(Answer(503, b'{"error":"too many connections"}', JSON), close=True)
+        if len(connections) < self._shared.limits.connections:
+            connections.add(self)
             return
-        connections.add(self)
+        self._closing = True
+        self._transport.write(_whole(Answer(503, b'{"error":"too many connections"}', JSON), close=True))
+        self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: work that nobody waits for any more is dropped."""
         del exc  # however it ended, it ended
         self._shared.connections.discard(self)
         self._closing = True
-        body, self._body = self._body, None
-        if body is not None:
-            self._shared.plane.release(body.admission)
+        self._drop_body()
 
     def eof_received(self) -> bool:
         """Take the client's end for its going away, as nginx does: the transport closes."""
         return False
 
     def pause_writing(self) -> None:
-        """The client takes its answer more slowly than it comes."""
-        self._writing_stalled_since = self._shared.clock()
+        """Begin nothing new: the client takes its answers more slowly than they come."""
+        self._writing_paused = True
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
-        self._writing_stalled_since = None
+        """Go on: the client has caught up."""
+        self._writing_paused = False
+        self._go_on()
 
     def get_buffer(self, sizehint: int) -> Buffer:
         """Return the memory that the next bytes go to."""
         del sizehint
-        return self._scratch if self._sink is None else self._sink
+        body = self._body
+        return self._scratch if body is None or body.sink is None else body.sink
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take `nbytes` that the kernel has written."""
-        if not self._closing:
+        if self._closing:
+            return  # RFC 9112 9.6: read, so that the client can read the last answer
+        if not self._stash:
             self.since = self._shared.clock()
         try:
-            if self._sink is not None:
-                self._filled(nbytes)
-            else:
+            body = self._body
+            if body is None or body.sink is None:
                 self._take(self._scratch[:nbytes])
-        except HttpError as error:
-            self._refuse(OrchError(Kind.INVALID, error.text), error.status)
-        except OrchError as error:
-            self._refuse(error)
+            else:
+                body.filled(nbytes)
+                if body.sink is None:
+                    self._submit(body)
         except Exception as error:  # noqa: BLE001 - the one boundary of this connection
-            self._shared.on_bug(error)
-            self._refuse(OrchError(Kind.INTERNAL, f"{type(error).__name__}: {error}"))
+            self._give_up(error)
 
     # Reading, phase by phase; each returns what it left of the bytes
 
@@ -160,11 +155,12 @@ class Connection(asyncio.BufferedProtocol):
         while len(data) and not self._closing:
             match self._phase:
                 case Phase.HEAD:
+                    if self._writing_paused:
+                        self._keep(data)
+                        return
                     data = self._take_head(data)
-                case Phase.JSON:
-                    data = self._take_json(data)
-                case Phase.TENSORS:
-                    data = self._take_tensors(data)
+                case Phase.BODY:
+                    data = self._take_body(data)
                 case Phase.CHUNKS:
                     data = self._take_chunks(data)
                 case Phase.DISCARD | Phase.PLAIN:
@@ -175,9 +171,25 @@ class Connection(asyncio.BufferedProtocol):
 
     def _keep(self, data: memoryview) -> None:
         self._stash += data
-        if len(self._stash) > STASH_LIMIT_BYTES and not self._paused:
-            self._paused = True
+        if len(self._stash) > STASH_LIMIT_BYTES and not self._reading_paused:
+            self._reading_paused = True
             self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Take up what came while an inference ran, or while the client did not read."""
+        if self._closing or self._writing_paused or self._phase is not Phase.HEAD:
+            return
+        self.since = self._shared.clock()
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if self._stash:
+            waiting = memoryview(bytes(self._stash))
+            self._stash.clear()
+            try:
+                self._take(waiting)
+            except Exception as error:  # noqa: BLE001 - the one boundary of this connection
+                self._give_up(error)
 
     def _take_head(self, data: memoryview) -> memoryview:
         if self._stash:
@@ -185,167 +197,94 @@ class Connection(asyncio.BufferedProtocol):
             data = memoryview(bytes(self._stash))
             self._stash.clear()
         text = bytes(data[:HEAD_LIMIT_BYTES])
-        while text[:2] == b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
-            text, data = text[2:], data[2:]
-        end = text.find(END_OF_HEAD)
+        begin = 0
+        if text[:1] in b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
+            begin = len(text) - len(text.lstrip(b"\r\n"))
+        end = text.find(END_OF_HEAD, begin)
         if end < 0:
-            if len(data) >= HEAD_LIMIT_BYTES:
-                raise HttpError(431, f"the head is larger than {HEAD_LIMIT_BYTES} bytes")
+            _check_beginning(text[begin:], len(data))
             self._stash += data
             return data[:0]
         end += len(END_OF_HEAD)
-        self._head = self._shared.heads(text[:end])
+        self._head = self._shared.heads(text[begin:end])
         self._begin(self._head)
         return data[end:]
 
     def _begin(self, head: Head) -> None:
         """Decide at the head what becomes of the request."""
-        limit = self._shared.limits.body_bytes if head.infers else PLAIN_BODY_BYTES
-        if head.content_length is not None and head.content_length > limit:
-            raise HttpError(413, f"the body is larger than {limit} bytes")
-        refusal = self._unauthorized(head)
-        if refusal is None and head.infers:
+        check(head, self._shared.limits)
+        refused = unauthorized(head, self._shared.token())
+        if refused is None and head.infers:
             try:
                 self._begin_infer(head)
             except OrchError as error:
-                refusal = self._overload_answer(error, head)
-            else:
-                return
-        if refusal is not None:
-            self._answer_at_head(refusal, head)
-        elif head.content_length is None:
-            self._chunks = ChunkedBody(head, PLAIN_BODY_BYTES)
+                refused = refusal(error, head, self._shared.saturation)
+        if refused is not None:
+            self._answer_at_head(refused, head)
+        elif not head.infers:
+            self._begin_plain(head)
+
+    def _begin_infer(self, head: Head) -> None:
+        name, version = model_of(head)
+        length = head.content_length
+        nbytes = self._shared.limits.json_bytes if length is None else length
+        admission = self._shared.plane.admit(name, version, nbytes=nbytes)
+        if head.expect:
+            self._transport.write(CONTINUE)
+        if length is None:
+            self._chunks = ChunkedBody(self._shared.limits.json_bytes)
+        json = json_bytes(head) or 0
+        self._body = self._new_body(admission, json, (length or 0) - json)
+        self._phase = Phase.CHUNKS if length is None else Phase.BODY
+        if length == 0:
+            self._take_body(memoryview(b""))
+
+    def _begin_plain(self, head: Head) -> None:
+        if head.expect:
+            self._transport.write(CONTINUE)
+        if head.content_length is None:
+            self._chunks = ChunkedBody(PLAIN_BODY_BYTES)
             self._phase = Phase.CHUNKS
         else:
             self._need = head.content_length
             self._phase = Phase.PLAIN
             self._take_ignored(memoryview(b""))
 
-    def _unauthorized(self, head: Head) -> Answer | None:
-        token = self._shared.token()
-        if token is None or head.parts[:2] == ("v2", "health"):
-            return None
-        scheme, _, given = head.authorization.partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode()):
-            return None
-        return Answer(401, b'{"error":"a bearer token is needed"}', JSON, "WWW-Authenticate: Bearer\r\n")
-
-    def _begin_infer(self, head: Head) -> None:
-        if head.content_encoding not in ("", "identity"):
-            raise HttpError(415, f"content encoding {head.content_encoding!r} is not spoken here")
-        length = head.content_length
-        json_length = head.json_length if head.json_length is not None else length
-        if length is not None and json_length is not None and json_length > length:
-            raise HttpError(400, f"Inference-Header-Content-Length {json_length} is beyond the body of {length} bytes")
-        if json_length is not None and json_length > self._shared.limits.json_bytes:
-            raise HttpError(413, f"the JSON is larger than {self._shared.limits.json_bytes} bytes")
-        name, version = _model_of(head)
-        nbytes = self._shared.limits.json_bytes if length is None else length
-        admission = self._shared.plane.admit(name, version, nbytes=nbytes)
-        self._body = InferBody(admission, self._shared.bodies, self._shared.tensors)
-        if head.expect_continue:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if length is None:
-            self._chunks = ChunkedBody(head, self._shared.limits.json_bytes)
-            self._phase = Phase.CHUNKS
-            return
-        self._need = json_length or 0
-        self._phase = Phase.JSON
-        if self._need == 0:
-            self._json_complete(b"")
-
-    def _overload_answer(self, error: OrchError, head: Head) -> Answer:
-        if error.kind not in (Kind.OVERLOADED, Kind.DEADLINE, Kind.UNAVAILABLE):
-            return error_answer(error)
-        name, _ = _model_of(head)
-        retry_ms = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
-        return error_answer(error, model=name, retry_after_ms=retry_ms, saturation=self._shared.saturation(name))
-
-    def _answer_at_head(self, refusal: Answer, head: Head) -> None:
+    def _answer_at_head(self, refused: Answer, head: Head) -> None:
         """Answer now; the body is read into nothing, or not at all where the client waits for leave to send it."""
-        close = not head.keep_alive or head.content_length is None or head.expect_continue
-        self._send(refusal, close=close, head_only=head.method == "HEAD")
+        close = not head.keep_alive or head.content_length is None or bool(head.expect)
+        self._send(refused, close=close, head_only=head.method == "HEAD")
         self._need = head.content_length or 0
         self._phase = Phase.DISCARD if self._need else Phase.HEAD
 
-    def _take_json(self, data: memoryview) -> memoryview:
-        if not self._stash and len(data) >= self._need:
-            text, rest = bytes(data[: self._need]), data[self._need :]
-        else:
-            missing = self._need - len(self._stash)
-            self._stash += data[:missing]
-            rest = data[missing:]
-            if len(self._stash) < self._need:
-                return rest
-            text = bytes(self._stash)
-            self._stash.clear()
-        self._json_complete(text)
-        return rest
-
-    def _json_complete(self, text: bytes) -> None:
-        body, head = self._body, self._head
-        assert body is not None
-        assert head.content_length is not None
-        binary = head.content_length - len(text)
-        try:
-            body.start(text, binary)
-        except OrchError as error:
-            self._bad_inference(error, binary)
-            return
-        self._phase = Phase.TENSORS
-        self._next_target()
-
-    def _bad_inference(self, error: OrchError, unread: int) -> None:
-        """Answer a bad request and go on with the connection: the rest of its body is known in length."""
-        body, self._body = self._body, None
-        assert body is not None
-        self._shared.plane.release(body.admission)
-        body.recycle()
-        self._sink = None
-        self._need = unread
-        self._send(error_answer(error), close=not self._head.keep_alive)
-        self._phase = Phase.DISCARD if unread else Phase.HEAD
-
-    def _take_tensors(self, data: memoryview) -> memoryview:
+    def _take_body(self, data: memoryview) -> memoryview:
         body = self._body
         assert body is not None
-        target = body.targets[0]
-        count = min(len(target), len(data))
-        target[:count] = data[:count]
-        if count == len(target):
-            body.targets.pop(0)
-        else:
-            body.targets[0] = target[count:]
-        self._next_target()
-        return data[count:]
-
-    def _filled(self, nbytes: int) -> None:
-        body = self._body
-        assert body is not None
-        target = body.targets[0]
-        if nbytes == len(target):
-            body.targets.pop(0)
-        else:
-            body.targets[0] = target[nbytes:]
-        self._next_target()
-
-    def _next_target(self) -> None:
-        body = self._body
-        assert body is not None
-        if body.targets:
-            self._sink = body.targets[0]
-        else:
-            self._sink = None
+        rest = body.take(data)
+        if body.complete:
             self._submit(body)
+        elif body.failure is not None:
+            self._answer_bad(body, body.failure)
+        return rest
 
     def _submit(self, body: InferBody) -> None:
         try:
             arrays = body.arrays()
         except OrchError as error:
-            self._bad_inference(error, 0)
+            self._answer_bad(body, error)
             return
         self._phase = Phase.BUSY
         self._shared.plane.submit(body.admission, body.rows, arrays, lambda outcome: self._inferred(body, outcome))
+
+    def _answer_bad(self, body: InferBody, error: OrchError) -> None:
+        """Answer a request that will not be inferred and go on: the rest of its body is known in length."""
+        self._drop_body()
+        body.recycle()
+        self._need = body.unread
+        self._phase = Phase.DISCARD if self._need else Phase.HEAD
+        # What follows a chunked body was read along with it, and is lost.
+        close = not self._head.keep_alive or self._head.content_length is None
+        self._send(refusal(error, self._head, self._shared.saturation), close=close)
 
     def _take_chunks(self, data: memoryview) -> memoryview:
         chunks = self._chunks
@@ -353,27 +292,24 @@ class Connection(asyncio.BufferedProtocol):
         chunks.feed(bytes(data))
         if chunks.complete:
             self._chunks = None
-            self._chunked_complete(bytes(chunks.body))
+            if self._body is None:
+                self._send_plain(close=True)
+            else:
+                self._take_whole(self._body, chunks.body)
         return data[:0]
 
-    def _chunked_complete(self, whole: bytes) -> None:
-        if self._body is None:
-            self._send_plain(close=True)
-            return
-        length = self._head.json_length if self._head.json_length is not None else len(whole)
-        if length > len(whole):
-            raise HttpError(400, "Inference-Header-Content-Length is beyond the body")
-        try:
-            self._body.start(whole[:length], len(whole) - length)
-        except OrchError as error:
-            self._bad_inference(error, 0)
-            return
-        rest = memoryview(whole)[length:]
-        for target in self._body.targets:
-            target[:] = rest[: len(target)]
-            rest = rest[len(target) :]
-        self._body.targets.clear()
-        self._next_target()
+    def _take_whole(self, empty: InferBody, whole: bytearray) -> None:
+        """Take a chunked body, whose parts' lengths are known only now."""
+        json = len(whole) if self._head.json_length is None else self._head.json_length
+        if json > len(whole):
+            raise HttpError(400, f"Inference-Header-Content-Length {json} is beyond the body of {len(whole)} bytes")
+        self._body = self._new_body(empty.admission, json, len(whole) - json)
+        self._phase = Phase.BODY
+        self._take_body(memoryview(whole))
+
+    def _new_body(self, admission: Admission, json: int, binary: int) -> InferBody:
+        shared = self._shared
+        return InferBody(admission, shared.bodies, shared.tensors, json_bytes=json, binary_bytes=binary)
 
     def _take_ignored(self, data: memoryview) -> memoryview:
         count = min(self._need, len(data))
@@ -394,60 +330,36 @@ class Connection(asyncio.BufferedProtocol):
         self._phase = Phase.HEAD
         try:
             self._send_outcome(body, outcome)
-        except OrchError as error:
-            self._send(error_answer(error), close=not self._head.keep_alive)
-        body.recycle()
-        self._resume()
+        except Exception as error:  # noqa: BLE001 - the one boundary of this connection
+            self._give_up(error)
+        self._go_on()
 
     def _send_outcome(self, body: InferBody, outcome: Outcome) -> None:
-        # What follows a chunked body was read along with it, and is lost.
-        close = not self._head.keep_alive or self._head.content_length is None or self._shared.plane.draining
-        if outcome.error is not None:
-            self._send(self._overload_answer(outcome.error, self._head), close=close)
+        head = self._head
+        close = not head.keep_alive or head.content_length is None or self._shared.plane.draining
+        if outcome.error is not None:  # an inference that was given up may still read its tensors: no recycling
+            self._send(refusal(outcome.error, head, self._shared.saturation), close=close)
             return
-        chunks, length, content_type, extra = body.answer(outcome.outputs)
+        body.recycle()
+        try:
+            chunks, length, content_type, extra = body.answer(outcome.outputs)
+        except OrchError as error:
+            self._send(error_answer(error), close=close)
+            return
         extra += (
             f"X-Orch-Queue-Ms: {outcome.queue_s * 1000:.3f}\r\nX-Orch-Service-Ms: {outcome.service_s * 1000:.3f}\r\n"
         )
-        head = answer_head(200, length, content_type, close=close, extra=extra)
+        first = answer_head(200, length, content_type, close=close, extra=extra)
         if length < SCRATCH_BYTES:
-            self._transport.write(b"".join([head, *chunks]))
+            self._transport.write(b"".join([first, *chunks]))
         else:
-            self._transport.writelines([head, *chunks])
+            self._transport.writelines([first, *chunks])
         if close:
             self._close()
 
-    def _resume(self) -> None:
-        if self._closing:
-            return
-        self.since = self._shared.clock()
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        if self._stash:
-            waiting = memoryview(bytes(self._stash))
-            self._stash.clear()
-            asyncio.get_running_loop().call_soon(self._take_later, waiting)
-
-    def _take_later(self, waiting: memoryview) -> None:
-        if self._closing:
-            return
-        if self._phase is not Phase.HEAD or self._stash:
-            self._keep(waiting)
-            return
-        sink, self._sink = self._sink, None
-        assert sink is None, "no tensor is expected between requests"
-        try:
-            self._take(waiting)
-        except HttpError as error:
-            self._refuse(OrchError(Kind.INVALID, error.text), error.status)
-        except OrchError as error:
-            self._refuse(error)
-
     def _send(self, reply: Answer, *, close: bool, head_only: bool = False) -> None:
         close = close or self._shared.plane.draining
-        head = answer_head(reply.status, len(reply.body), reply.content_type, close=close, extra=reply.extra)
-        self._transport.write(head if head_only else head + reply.body)
+        self._transport.write(_whole(reply, close=close, head_only=head_only))
         if close:
             self._close()
 
@@ -456,8 +368,18 @@ class Connection(asyncio.BufferedProtocol):
         reply = answer(head, self._shared.plane, self._shared.metrics, self._shared.version)
         self._send(reply, close=close, head_only=head.method == "HEAD")
 
-    def _refuse(self, error: OrchError, status: int | None = None) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Answer what cannot be gone on from, and close."""
+        match error:
+            case HttpError():
+                self._refuse(OrchError(Kind.INVALID, error.text), error.status)
+            case OrchError():
+                self._refuse(error)
+            case _:
+                self._shared.on_bug(error)
+                self._refuse(OrchError(Kind.INTERNAL, "internal error; the server's log has it"))
+
+    def _refuse(self, error: OrchError, status: int | None = None) -> None:
         self._drop_body()
         if self._closing:
             return
@@ -466,7 +388,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def _drop_body(self) -> None:
         body, self._body = self._body, None
-        self._sink = None
         self._chunks = None
         if body is not None:
             self._shared.plane.release(body.admission)
@@ -476,12 +397,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._closing = True
-        self._linger()
-
-    def _linger(self) -> None:
+        self.since = self._shared.clock()
+        self._stash.clear()
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
         try:
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
+            self._transport.write_eof()
         except (OSError, RuntimeError):
             self._transport.abort()
 
@@ -489,26 +411,54 @@ class Connection(asyncio.BufferedProtocol):
 
     def overdue(self, now: float) -> None:
         """Close what makes no progress; called about once a second."""
-        limits = self._shared.limits
-        if self._writing_stalled_since is not None and now - self._writing_stalled_since > limits.stall_s:
-            self._transport.abort()
+        if self._is_taking_answers(now):
             return
+        limits = self._shared.limits
         waited = now - self.since
         if self._closing:
             if waited > LINGER_S:
                 self._transport.abort()
         elif self._phase is Phase.HEAD:
             self._overdue_head(waited)
-        elif self._phase is not Phase.BUSY and waited > limits.stall_s:
-            self._refuse(OrchError(Kind.DEADLINE, f"no byte of the body came for {limits.stall_s:g} s"), 408)
+        elif self._phase is Phase.DISCARD:
+            if waited > limits.stall_s:
+                self._transport.abort()  # it has its answer
+        elif self._phase is not Phase.BUSY:
+            self._overdue_body(waited)
+
+    def _is_taking_answers(self, now: float) -> bool:
+        """Tell whether answers are on their way; cut a client that takes nothing of them."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        elif unsent and now - self._unsent_since > self._shared.limits.stall_s:
+            self._transport.abort()
+        if unsent:
+            self.since = now  # other waits begin when the answer has gone out
+        return unsent > 0
 
     def _overdue_head(self, waited: float) -> None:
         limits = self._shared.limits
-        if self._stash:
-            if waited > limits.head_s:
+        if not self._stash:
+            if waited > limits.idle_s:
+                self._transport.close()
+        elif waited > limits.head_s:
+            if self._stash.strip(b"\r\n"):
                 self._refuse(OrchError(Kind.DEADLINE, f"the head did not come within {limits.head_s:g} s"), 408)
-        elif waited > limits.idle_s:
-            self._transport.close()
+            else:
+                self._transport.close()  # empty lines ask for nothing
+
+    def _overdue_body(self, waited: float) -> None:
+        limits, body = self._shared.limits, self._body
+        if waited > limits.stall_s:
+            self._refuse(OrchError(Kind.DEADLINE, f"no byte of the body came for {limits.stall_s:g} s"), 408)
+        elif body is not None and self._shared.plane.dropped(body.admission):
+            # Nobody counts its bytes any more: a body that trickles in must not hold its memory.
+            late = OrchError(Kind.DEADLINE, "the deadline passed before the body was there")
+            if self._phase is Phase.CHUNKS:
+                self._refuse(late)
+            else:
+                self._answer_bad(body, late)
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -520,12 +470,17 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-def _model_of(head: Head) -> tuple[str, str | None]:
-    """Return model and version of `/v2/models/NAME[/versions/V]/infer`; raise NOT_FOUND for another shape."""
-    match head.parts:
-        case ("v2", "models", name, "infer"):
-            return name, None
-        case ("v2", "models", name, "versions", version, "infer"):
-            return name, version
-        case _:
-            raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+def _check_beginning(text: bytes, received: int) -> None:
+    """Raise HttpError for the beginning of a head that can never become one, so that its sender need not wait."""
+    if received >= HEAD_LIMIT_BYTES:
+        raise HttpError(431, f"the head is larger than {HEAD_LIMIT_BYTES} bytes")
+    if text and not text[:1].isalpha():
+        raise HttpError(400, "not an HTTP request")
+    line = text.find(b"\n")
+    if line == 0 or (line > 0 and text[line - 1] != 0x0D):
+        raise HttpError(400, "the lines of a head end in CR LF")
+
+
+def _whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
+    head = answer_head(reply.status, len(reply.body), reply.content_type, close=close, extra=reply.extra)
+    return head if head_only else head + reply.body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -15,6 +14,12 @@ HEAD_LIMIT_BYTES = 16 * 1024  # node and nginx allow 8 to 16 KiB
 HEADERS_MAX = 100  # as in Apache
 CACHED_HEADS_MAX = 512  # one client sends the same head again and again
 CACHED_HEAD_BYTES = 2048
+
+# Two of these would be read differently by different readers (RFC 9112 11.2: request smuggling).
+SINGLE = frozenset(
+    {"authorization", "content-encoding", "content-length", "expect", "host", "inference-header-content-length"}
+    | {"transfer-encoding"}
+)
 
 STATUS: dict[Kind, int] = {
     Kind.INVALID: 400,
@@ -54,11 +59,11 @@ class Head:
     content_length: int | None
     json_length: int | None
     """Inference-Header-Content-Length: bytes of JSON before the binary tensors."""
-    expect_continue: bool
+    expect: str
+    """In lower case; empty where nothing is expected."""
     content_encoding: str
     authorization: str
     accept: str
-    raw: bytes
 
     @property
     def infers(self) -> bool:
@@ -81,7 +86,10 @@ class _Collector:
         self.count += 1
         if self.count > HEADERS_MAX:
             raise HttpError(431, f"more than {HEADERS_MAX} headers")
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+        key = name.decode("latin-1").lower()
+        if key in SINGLE and key in self.headers:
+            raise HttpError(400, f"the header {key} is there twice")
+        self.headers[key] = value.decode("latin-1").strip()
 
 
 def parse_head(raw: bytes) -> Head:
@@ -100,24 +108,26 @@ def parse_head(raw: bytes) -> Head:
         raise HttpError(400, f"not an HTTP request: {error}") from None
     headers = collector.headers
     version = parser.get_http_version()
-    if version == "1.1" and "host" not in headers:
-        raise HttpError(400, "the Host header is missing")
     if version not in ("1.0", "1.1"):
         raise HttpError(505, f"HTTP version {version} is not spoken here")
+    if version == "1.1" and "host" not in headers:
+        raise HttpError(400, "the Host header is missing")
+    if version == "1.0" and "transfer-encoding" in headers:
+        raise HttpError(400, "HTTP 1.0 has no transfer coding")  # RFC 9112 6.1
     url = _url(collector.url)
     return Head(
         method=parser.get_method().decode("latin-1"),
         path=url[0],
         parts=tuple(unquote(part) for part in url[0].strip("/").split("/")),
         query=url[1],
-        keep_alive=parser.should_keep_alive(),
+        # Clients of 1.0 that know keep-alive would have to be told so in each answer; nobody needs it.
+        keep_alive=version == "1.1" and parser.should_keep_alive(),
         content_length=_content_length(headers),
         json_length=_length(headers, "inference-header-content-length"),
-        expect_continue=headers.get("expect", "").lower() == "100-continue",
+        expect=headers.get("expect", "").lower() if version == "1.1" else "",  # RFC 9110 10.1.1
         content_encoding=headers.get("content-encoding", "").lower(),
         authorization=headers.get("authorization", ""),
         accept=headers.get("accept", ""),
-        raw=raw,
     )
 
 
@@ -134,7 +144,7 @@ def _content_length(headers: dict[str, str]) -> int | None:
     if coding is None:
         return _length(headers, "content-length") or 0
     if coding.lower() != "chunked":
-        raise HttpError(501, f"transfer coding {coding!r} is not spoken here")
+        raise HttpError(501, f"transfer coding {coding[:40]!r} is not spoken here")
     return None
 
 
@@ -164,36 +174,6 @@ class HeadParser:
         return head
 
 
-class ChunkedBody:
-    """A chunked body: feeds llhttp and collects what comes out, up to `limit` bytes."""
-
-    def __init__(self, head: Head, limit: int) -> None:
-        self.body = bytearray()
-        self.complete = False
-        self._limit = limit
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.feed_data(head.raw)
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the wire; raise HttpError when they are no chunks or too many."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError:
-            raise HttpError(413, f"the body is larger than {self._limit} bytes") from None
-        except httptools.HttpParserError as error:
-            raise HttpError(400, f"bad chunked body: {error}") from None
-
-    def on_body(self, data: bytes) -> None:
-        """Collect, called by llhttp."""
-        if len(self.body) + len(data) > self._limit:
-            raise HttpError(413, "too large")
-        self.body += data
-
-    def on_message_complete(self) -> None:
-        """Note the end, called by llhttp."""
-        self.complete = True
-
-
 def answer_head(status: int, length: int, content_type: str, *, close: bool, extra: str = "") -> bytes:
     """Return the head of an answer; `extra` are whole header lines, each with its line end."""
     reason = _REASONS.get(status, "Unknown")
@@ -211,6 +191,3 @@ def retry_headers(error: OrchError) -> str:
         return ""
     seconds = max(1, -int(-error.retry_after_s // 1))
     return f"Retry-After: {seconds}\r\nX-Orch-Retry-After-Ms: {max(1, round(error.retry_after_s * 1000))}\r\n"
-
-
-Clock = Callable[[], float]

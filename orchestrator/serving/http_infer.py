@@ -7,35 +7,102 @@ from collections.abc import Sequence
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import Admission
+from orchestrator.serving.http_routes import JSON
 from orchestrator.serving.oip import HeadCache, InferHead, Layout, decode_bytes, decode_json, encode_response
+from orchestrator.serving.oip_tensors import count_of
 from orchestrator.serving.tensors import TensorPool
 
 OCTETS = "application/octet-stream"
-JSON = "application/json"
 
 
 class InferBody:
-    """Collects one request's tensors. `start` takes the JSON; then `targets` are filled in order; then `arrays`."""
+    """Collects one request's JSON and tensors.
 
-    __slots__ = ("_heads", "_layout", "_parts", "_tensors", "admission", "head", "targets")
+    Bytes are given to `take`, or written where `sink` points (the rest of a tensor) and then told to `filled`. When
+    `complete`, `arrays` are the inputs. What is wrong with the JSON is in `failure`; `unread` bytes are then to come.
+    """
 
-    def __init__(self, admission: Admission, heads: HeadCache, tensors: TensorPool) -> None:
+    __slots__ = (
+        *("_head", "_heads", "_json_left", "_layout", "_parts", "_targets", "_tensors", "_text", "admission"),
+        *("binary_bytes", "failure", "sink", "started"),
+    )
+
+    def __init__(
+        self, admission: Admission, heads: HeadCache, tensors: TensorPool, *, json_bytes: int, binary_bytes: int
+    ) -> None:
         self.admission = admission
+        self.binary_bytes = binary_bytes
+        self.failure: OrchError | None = None
+        self.sink: memoryview | None = None
+        self.started = False
         self._heads = heads
         self._tensors = tensors
+        self._json_left = json_bytes
+        self._text = bytearray()
+        self._head: InferHead
         self._layout: Layout
         self._parts: list[Array | bytearray | None] = []
-        self.head: InferHead
-        self.targets: list[memoryview] = []
+        self._targets: list[memoryview] = []  # after `sink`, the last one first
 
-    def start(self, text: bytes, binary_bytes: int) -> None:
-        """Take the JSON and provide memory for the `binary_bytes` that follow; raise INVALID."""
-        self.head, self._layout = self._heads.plan(text, self.admission.served.signature)
-        if self._layout.binary_bytes != binary_bytes:
-            what = f"the body holds {binary_bytes} bytes of binary tensors, its inputs say {self._layout.binary_bytes}"
-            raise OrchError(Kind.INVALID, what)
-        if self.head.timeout_s is not None:
-            self.admission.served.pool.tighten(self.admission.ticket, self.head.timeout_s)
+    @property
+    def complete(self) -> bool:
+        """Tell whether all bytes are there."""
+        return self.started and self.sink is None
+
+    @property
+    def unread(self) -> int:
+        """Return how many bytes of the body are still to come."""
+        if not self.started:
+            return self._json_left + self.binary_bytes
+        return sum(map(len, self._targets)) + (0 if self.sink is None else len(self.sink))
+
+    def take(self, data: memoryview) -> memoryview:
+        """Take what belongs to the body and return what does not."""
+        if not self.started:
+            data = self._take_json(data)
+        while self.sink is not None and len(data):
+            count = min(len(self.sink), len(data))
+            self.sink[:count] = data[:count]
+            self.filled(count)
+            data = data[count:]
+        return data
+
+    def _take_json(self, data: memoryview) -> memoryview:
+        count = min(self._json_left, len(data))
+        self._json_left -= count
+        if self._json_left:
+            self._text += data[:count]
+            return data[count:]
+        text = bytes(data[:count])
+        self._start(bytes(self._text) + text if self._text else text)
+        return data[count:]
+
+    def filled(self, count: int) -> None:
+        """Take notice of `count` bytes at the beginning of `sink`."""
+        sink = self.sink
+        assert sink is not None
+        if count < len(sink):
+            self.sink = sink[count:]
+        else:
+            self.sink = self._targets.pop() if self._targets else None
+
+    def _start(self, text: bytes) -> None:
+        try:
+            self._head, self._layout = self._heads.plan(text, self.admission.served.signature)
+            if self._layout.binary_bytes != self.binary_bytes:
+                says = self._layout.binary_bytes
+                what = f"the body holds {self.binary_bytes} bytes of binary tensors, its inputs say {says}"
+                raise OrchError(Kind.INVALID, what)
+        except OrchError as error:
+            self.failure = error
+            return
+        if self._head.timeout_s is not None:
+            self.admission.served.pool.tighten(self.admission.ticket, self._head.timeout_s)
+        self._provide()
+        self.started = True
+
+    def _provide(self) -> None:
+        """Take memory for the binary tensors."""
         for slot in self._layout.slots:
             size = slot.head.binary_size
             if size is None:
@@ -45,11 +112,13 @@ class InferBody:
             else:
                 array = self._tensors.take(slot.dtype, slot.shape)
                 self._add(array, array.reshape(-1).view("u1").data)
+        self._targets.reverse()
+        self.sink = self._targets.pop() if self._targets else None
 
     def _add(self, part: Array | bytearray, memory: memoryview) -> None:
         self._parts.append(part)
         if len(memory):
-            self.targets.append(memory)
+            self._targets.append(memory)
 
     @property
     def rows(self) -> int:
@@ -59,19 +128,16 @@ class InferBody:
     def arrays(self) -> Sequence[Array]:
         """Return the inputs in the model's order, now that all bytes are there; raise INVALID."""
         arrays: list[Array] = [None] * len(self._layout.slots)  # type: ignore[list-item]
-        for position, (slot, part) in enumerate(zip(self._layout.slots, self._parts, strict=True)):
+        for slot, part in zip(self._layout.slots, self._parts, strict=True):
             if part is None:
                 array = decode_json(slot)
             elif isinstance(part, bytearray):
-                array = self._bytes(position, part)
+                where = f"input {slot.head.name!r}"
+                array = decode_bytes(memoryview(part), count_of(slot.shape), where).reshape(slot.shape)
             else:
                 array = part
             arrays[slot.index] = array
         return arrays
-
-    def _bytes(self, position: int, part: bytearray) -> Array:
-        slot = self._layout.slots[position]
-        return decode_bytes(memoryview(part), slot.nbytes or _count(slot.shape)).reshape(slot.shape)
 
     def recycle(self) -> None:
         """Give the tensors' memory back, once nothing reads it any more."""
@@ -82,17 +148,10 @@ class InferBody:
 
     def answer(self, outputs: Sequence[Array]) -> tuple[list[bytes | memoryview], int, str, str]:
         """Return the answer's chunks, their length, its content type and its extra header line."""
-        head = self.head
+        head = self._head
         signature = self.admission.served.signature
         chunks, json_length = encode_response(signature, head.id, outputs, head.outputs, head.binary_default)
         length = sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
         if json_length is None:
             return chunks, length, JSON, ""
         return chunks, length, OCTETS, f"Inference-Header-Content-Length: {json_length}\r\n"
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
-from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, HttpLimits, Shared
+from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, Shared
+from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_head import HeadParser
 from orchestrator.serving.http_routes import Metrics
 from orchestrator.serving.oip import HeadCache
@@ -87,9 +88,17 @@ class HttpServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            now = self._shared.clock()
-            for connection in tuple(self._shared.connections):
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close the connections that make no progress; called each SWEEP_S."""
+        now = self._shared.clock()
+        for connection in tuple(self._shared.connections):
+            try:
                 connection.overdue(now)
+            except Exception as error:  # noqa: BLE001 - one connection must not keep the others from being looked at
+                self._shared.on_bug(error)
+                connection.abort()
 
     async def stop(self, timeout_s: float) -> None:
         """Accept no more, let what is under way be answered within `timeout_s`, then close everything."""

@@ -23,18 +23,31 @@ class TensorPool:
 
     def take(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         """Return an array whose contents are undefined."""
-        free = self._free.get((dtype.str, shape))
-        if free:
-            array = free.pop()
-            self._bytes -= array.nbytes
-            return array
-        return _aligned(dtype, shape)
+        key = (dtype.str, shape)
+        free = self._free.get(key)
+        if free is None:
+            return _aligned(dtype, shape)
+        array = free.pop()
+        if not free:
+            del self._free[key]
+        self._bytes -= array.nbytes
+        return array
 
     def give(self, array: Array) -> None:
         """Take an array back; nobody may read or write it any more."""
-        if array.nbytes >= POOLED_MIN_BYTES and self._bytes + array.nbytes <= POOLED_MAX_BYTES:
-            self._bytes += array.nbytes
-            self._free.setdefault((array.dtype.str, array.shape), []).append(array)
+        if not POOLED_MIN_BYTES <= array.nbytes <= POOLED_MAX_BYTES:
+            return
+        while self._bytes + array.nbytes > POOLED_MAX_BYTES:
+            self._forget_oldest()
+        key = (array.dtype.str, array.shape)
+        free = self._free.pop(key, [])
+        free.append(array)
+        self._free[key] = free  # now the last: shapes that are used stay, those of the past go
+        self._bytes += array.nbytes
+
+    def _forget_oldest(self) -> None:
+        arrays = self._free.pop(next(iter(self._free)))
+        self._bytes -= sum(array.nbytes for array in arrays)
 
 
 def _aligned(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
