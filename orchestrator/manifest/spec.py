@@ -291,7 +291,7 @@ class Compile(Strict):
     batch: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Rows inferred together; requests that wait at the same time are gathered up to this many."""
     requests: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """With a hint: PERFORMANCE_HINT_NUM_REQUESTS. Explicit: infer requests in flight at the same time per stream."""
+    """With a hint: PERFORMANCE_HINT_NUM_REQUESTS. Explicit: infer requests in flight, all streams together."""
 
     @model_validator(mode="after")
     def _hint_or_explicit(self) -> Self:

@@ -205,17 +205,15 @@ def _explicit(case: Case) -> Choice:
     batch = asked.batch or 1
     reasons = [because("streams", f"{asked.streams}, as the manifest asks", 5)]
     spread: Hint | None = "CUMULATIVE_THROUGHPUT" if placement.spread else None
+    requests = asked.requests
+    if requests is not None:
+        reasons.append(because("requests", f"{requests} for all streams together, as the manifest asks", 5))
     if asked.streams is None or asked.streams == "AUTO":
-        return Choice(hint=spread, streams="AUTO", batch=batch, reasons=tuple(reasons))
-    each, requests = asked.requests, None
-    if each is None and is_one_gpu(placement):
-        each = REQUESTS_PER_STREAM
-        reasons.append(because("requests", f"{each} for each stream on a GPU: one computes, one is prepared", 8))
-    if each is not None:
-        devices = len(placement.devices) if placement.spread else 1
-        requests = asked.streams * each * devices
-        times = f" x {devices} devices" if devices > 1 else ""
-        reasons.append(because("requests", f"{requests} = {asked.streams} streams x {each} requests{times}", 5))
+        return Choice(hint=spread, streams="AUTO", requests=requests, batch=batch, reasons=tuple(reasons))
+    if requests is None and is_one_gpu(placement):
+        requests = asked.streams * REQUESTS_PER_STREAM
+        text = f"{requests} = {asked.streams} streams x {REQUESTS_PER_STREAM}: one computes, one is prepared"
+        reasons.append(because("requests", text, 8))
     warnings = _idle_warnings(case, asked.streams, requests, batch)
     return Choice(
         hint=spread, streams=asked.streams, requests=requests, batch=batch, reasons=tuple(reasons), warnings=warnings
@@ -229,7 +227,9 @@ def _idle_warnings(case: Case, streams: int, requests: int | None, batch: int) -
         warnings.append(f"{streams} streams for {callers} callers: {streams - callers} will stand idle")
     elif callers is not None and batch > 1 and callers < streams * batch:
         warnings.append(f"{callers} callers cannot fill {streams} streams x batch {batch}: batches will not fill")
-    if case.placement.of("GPU") and requests is not None and requests < streams * REQUESTS_PER_STREAM:
+    if requests is not None and requests < streams:
+        warnings.append(f"{requests} requests for {streams} streams: {streams - requests} will stand idle")
+    elif case.placement.of("GPU") and requests is not None and requests < streams * REQUESTS_PER_STREAM:
         warnings.append(f"{requests} requests for {streams} streams: a GPU wants {REQUESTS_PER_STREAM} for each stream")
     return tuple(warnings)
 
@@ -262,10 +262,6 @@ def _contradictions(asked: Compile) -> tuple[Fault, ...]:
     if asked.hint is not None and asked.streams is not None:
         what = f"hint {asked.hint} and streams {asked.streams} contradict each other"
         faults.append(Fault("compile", what, "drop `streams` to let OpenVINO decide, or drop `hint`", Kind.INVALID))
-    if asked.streams == "AUTO" and asked.requests is not None:
-        what = f"requests {asked.requests} for each stream, but streams AUTO is not a number"
-        hint = "state the streams, or write `hint: THROUGHPUT` in their place"
-        faults.append(Fault("compile.requests", what, hint, Kind.INVALID))
     return tuple(faults)
 
 
