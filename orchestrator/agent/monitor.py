@@ -63,6 +63,7 @@ class Monitor:
             try:
                 answer = await worker.status()
                 self.supervisor.keep_events(worker, answer)
+                await self.supervisor.take_back_listener(unit, answer)
                 self.supervisor.settle(unit)
             except OrchError as error:
                 silence = str(error) if worker.ready_at is not None else None  # else it starts

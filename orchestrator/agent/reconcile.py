@@ -19,7 +19,7 @@ from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
 from orchestrator.agent.supervisor import Supervisor, Unit, Worker, gone
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.diff import Change, diff, needs_action
-from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.serving import admin
 
 Json = dict[str, Any]
@@ -27,8 +27,11 @@ Report = Callable[[Json], None]
 
 APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 APPLY_TIMEOUT_MAX_S = 3600.0
+RESTART_WAIT_S = 60.0  # a worker that starts again is not ended for a change that it can make itself
 READY_POLL_MIN_S = 0.02
 READY_POLL_MAX_S = 0.25
+
+ANY_HOST = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,21 @@ def to_prune(records: Sequence[DeploymentRecord], wanted: Sequence[Wanted], exis
             )
         )
     ]
+
+
+def overlap(wanted: EndpointPlan, taken: EndpointPlan) -> list[str]:
+    """Return which of `http` and `grpc` cannot be listened on beside an endpoint that is taken."""
+    return [
+        field
+        for field, address in (("http", wanted.http), ("grpc", wanted.grpc))
+        if address is not None and any(_same_place(address, other) for other in (taken.http, taken.grpc) if other)
+    ]
+
+
+def _same_place(one: str, other: str) -> bool:
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    hosts = {{"localhost": "127.0.0.1"}.get(name, name) for name in (host, other_host)}
+    return port == other_port != "0" and (len(hosts) == 1 or bool(hosts & ANY_HOST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +183,8 @@ class Reconciler:
     async def _apply_one(self, one: Wanted, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
         record = self._store.deployment(one.name)
         unit = self._supervisor.unit(one.name)
+        if record is not None and record.applied is not None:
+            await _until_known(unit, deadline)
         serving = record is not None and record.applied is not None and _serves(unit)
         changes = diff(record.applied if record is not None and serving else None, plan)
         step = decide(record, serving, changes)
@@ -223,6 +243,7 @@ class Reconciler:
         unit = self._supervisor.unit(course.plan.name)
         if unit.worker is not None:
             await self._supervisor.retire(unit.worker, drain_s=0)
+        self._check_ours(course.plan)
         if course.plan.endpoint.grpc is not None:
             await asyncio.to_thread(listener.check_free, course.plan.endpoint.grpc, "spec.endpoint.grpc")
         course.tell("starting", "starting the worker")
@@ -256,6 +277,7 @@ class Reconciler:
         assert old is not None, "only what serves is replaced"
         assert before is not None, "only what serves is replaced"
         assert before.applied is not None, "only what serves is replaced"
+        self._check_ours(course.plan)
         same = held is not None and unit.address == course.plan.endpoint.http
         grpc = course.plan.endpoint.grpc
         if grpc is not None and grpc != before.applied.endpoint.grpc:
@@ -277,6 +299,14 @@ class Reconciler:
         course.tell("draining", "the old worker finishes what it has")
         await self._supervisor.retire(old)
         return candidate
+
+    def _check_ours(self, plan: DeploymentPlan) -> None:
+        """Raise CONFLICT, naming the deployment, when another one listens where this one is to."""
+        for record in self._store.deployments():
+            if record.name != plan.name and self._supervisor.unit(record.name).worker is not None:
+                for field in overlap(plan.endpoint, record.runnable.endpoint):
+                    what = f"{getattr(plan.endpoint, field)} is taken by the deployment {record.name!r}"
+                    raise OrchError(Kind.CONFLICT, what, hint=f"change spec.endpoint.{field}")
 
     async def _until_ready(self, worker: Worker, course: Course) -> None:
         """Wait until the worker serves; raise OrchError with its own reason, how it died, or DEADLINE."""
@@ -406,6 +436,17 @@ class Reconciler:
 
 def _serves(unit: Unit) -> bool:
     return unit.worker is not None and unit.worker.ready_at is not None and not unit.worker.retiring
+
+
+async def _until_known(unit: Unit, deadline: float) -> None:
+    """Wait, a while at most, until a worker that was started again after a death serves or ends."""
+    worker, loop = unit.worker, asyncio.get_running_loop()
+    until = min(deadline, loop.time() + RESTART_WAIT_S)
+    while worker is not None and worker.ready_at is None and not unit.deaths.looping and loop.time() < until:
+        with suppress(OrchError):
+            await worker.status()
+        if worker.ready_at is None and await _ends_within(worker, READY_POLL_MAX_S):
+            return
 
 
 async def _ends_within(worker: Worker, seconds: float) -> bool:

@@ -373,13 +373,23 @@ class Supervisor:
         if record is not None:
             unit.restarts = record.restarts
             worker.started, worker.events_seen = record.started, record.events_seen
-        listening = await asyncio.to_thread(listener.receive, worker.paths.fds)
         if worker.ended.is_set():
             return False
-        plan = status["plan"]  # None while it compiles
-        self.install(worker, listening, plan["endpoint"]["http"] if plan else None)
+        self.install(worker, None, None)
+        await self.take_back_listener(unit, status)
         log.info("%s: adopted worker pid %d", name, identity.pid)
         return True
+
+    async def take_back_listener(self, unit: Unit, answer: admin.Json) -> None:
+        """Get the listening socket that a former agent made from the worker, once it listens."""
+        worker, plan = unit.worker, answer["plan"]  # no plan yet while it compiles
+        if worker is None or unit.listener is not None or plan is None or plan["endpoint"]["http"] is None:
+            return
+        listening = await asyncio.to_thread(listener.receive, worker.paths.fds)
+        if listening is not None and unit.worker is worker and unit.listener is None:
+            unit.listener, unit.address = listening, plan["endpoint"]["http"]
+        elif listening is not None:
+            listening.close()
 
     async def dismiss(self, name: str, identity: Identity, place: WorkerPaths) -> None:
         """End a worker of our state folder that no deployment needs."""

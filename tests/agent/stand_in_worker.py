@@ -46,6 +46,9 @@ class StandIn:
             failure = OrchError(Kind.UNSUPPORTED, "this plan cannot run", hint="change it")
             (self.state / "failure.json").write_text(json.dumps(admin.error_to_json(failure)))
             return 1
+        if "STARTS_LATE" in wanted:
+            while not (self.state.parent / "go-on").exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.01)
         servers = []
         if self.listener is not None and "STARTS_FOREVER" not in wanted:
             servers.append(await asyncio.start_server(self.client, sock=self.listener))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,50 @@ def test_a_worker_that_died_while_no_agent_ran_is_started_by_the_next(agent: Age
     agent.start()
     item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "healthy again")
     assert item["worker"]["pid"] != pid
+
+
+def test_after_a_reboot_on_another_machine_it_is_planned_anew(agent: Agent) -> None:
+    agent.apply(manifest())
+    agent.call("stop", {"workers": False})
+    assert agent.child is not None
+    agent.child.wait(20)
+    for pid in agent.workers():
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda gone=pid: dead(gone), "the worker is gone")
+    with closing(sqlite3.connect(agent.layout.database)) as connection, connection:
+        connection.execute("UPDATE workers SET boot = 'the one before'")
+    agent.start(STAND_IN_MACHINE="another machine")
+    item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "healthy again")
+    assert (item["sync"], item["metadata"]["generation"]) == ("Synced", 2)
+    assert agent.call("plans")["shop"]["fingerprint"] == "another machine"
+
+
+def test_a_worker_that_was_adopted_while_it_started_gives_its_socket_back_later(agent: Agent) -> None:
+    with pytest.raises(OrchError, match="not ready in time"):
+        agent.apply(manifest(behaviour="STARTS_LATE"), timeout_s=0.3)
+    agent.end(signal.SIGKILL)
+    agent.start()
+    (agent.layout.workers / "go-on").touch()
+    item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "it is ready")
+    os.kill(item["worker"]["pid"], signal.SIGKILL)
+    assert pid_that_serves(item["endpoint"]["http"]) != item["worker"]["pid"]
+
+
+def test_an_apply_right_after_a_death_lets_the_restarted_worker_live(agent: Agent) -> None:
+    agent.apply(manifest())
+    item = agent.item()
+    os.kill(item["worker"]["pid"], signal.SIGKILL)
+    served = pid_that_serves(item["endpoint"]["http"])
+    result = agent.apply(manifest())
+    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["unchanged"]
+    assert agent.item()["worker"]["pid"] == served
+
+
+def test_an_address_of_another_deployment_is_refused_by_its_name(agent: Agent) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    agent.apply(manifest("one", http=address))
+    with pytest.raises(OrchError, match=f"{address} is taken by the deployment 'one'"):
+        agent.apply(manifest("two", http=address))
 
 
 def test_a_worker_that_the_store_does_not_know_is_ended(agent: Agent) -> None:

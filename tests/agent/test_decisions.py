@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.agent import status
 from orchestrator.agent.planning import Wanted, read, together
-from orchestrator.agent.reconcile import Step, decide, to_prune
+from orchestrator.agent.reconcile import Step, decide, overlap, to_prune
 from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, UnitState
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision
@@ -99,6 +99,24 @@ spec: {models: [{name: m, source: m.onnx, device: CPU}]}
         a_record("typed", path="-"),
     ]
     assert to_prune(records, wanted, lambda path: path.endswith("there.yaml")) == ["dropped", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "fields"),
+    [
+        (("127.0.0.1:1", "127.0.0.1:2"), ("127.0.0.1:3", "127.0.0.1:4"), []),
+        (("127.0.0.1:1", "127.0.0.1:2"), ("127.0.0.1:2", "127.0.0.1:1"), ["http", "grpc"]),
+        (("localhost:1", None), ("127.0.0.1:1", None), ["http"]),
+        (("127.0.0.1:1", None), ("127.0.0.2:1", None), []),
+        (("127.0.0.1:1", None), (None, "0.0.0.0:1"), ["http"]),
+        (("127.0.0.1:0", None), ("127.0.0.1:0", None), []),
+    ],
+)
+def test_addresses_clash_by_port_and_host(
+    wanted: tuple[str | None, str | None], taken: tuple[str | None, str | None], fields: list[str]
+) -> None:
+    one, other = (EndpointPlan(http=http, grpc=grpc) for http, grpc in (wanted, taken))
+    assert overlap(one, other) == fields
 
 
 def test_one_plan_is_named_by_its_own_digest_and_several_by_one_in_any_order() -> None:
