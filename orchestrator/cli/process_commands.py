@@ -74,9 +74,9 @@ def _serve(plan: DeploymentPlan, state: Path | None) -> int:
 
 @agent_app.command("run", cls=LightCommand)
 def agent_run() -> None:
-    """Be the agent, in the foreground, until SIGTERM or Ctrl-C; for systemd and containers.
+    """Be the agent, in the foreground.
 
-    Deployments go on serving when it ends; the next agent finds them.
+    Until SIGTERM or Ctrl-C; for systemd and containers. Deployments go on serving when it ends; the next agent finds them.
 
     \b
     Example: orch agent run
@@ -88,7 +88,9 @@ def agent_run() -> None:
 
 @agent_app.command("start", cls=LightCommand)
 def agent_start() -> None:
-    """Start the agent in the background where none runs; `orch apply` does so by itself.
+    """Start the agent in the background where none runs.
+
+    `orch apply` does so by itself.
 
     \b
     Example: orch agent start
@@ -113,7 +115,10 @@ def agent_stop(
 
 @agent_app.command("status", cls=LightCommand)
 def agent_status(output: TextOption = Text.TEXT) -> None:
-    """Say whether the agent runs, and where its state is; exit code 1 when it does not.
+    """Say whether the agent runs, and where its state is.
+
+    \b
+    Exit codes: 0 it runs; 1 it does not.
 
     \b
     Example: orch agent status
