@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import collections
 import copy
+import itertools
 import json
 import random
 import re
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,15 @@ RAW = [
 ]  # fmt: skip
 
 Outcome = str
-Mutant = tuple[bytes, bool]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Bytes to send over HTTP. Where the framing is still right, `text` and `binary` are the body's two parts."""
+
+    data: bytes
+    text: bytes | None = None
+    binary: bytes = b""
 
 
 class Wrong(Exception):  # noqa: N818 - it names the finding
@@ -90,12 +100,20 @@ def http_body(rng: random.Random) -> tuple[str, dict[str, Any], bytes]:
     return f"identity_{datatype.lower()}", body, b""
 
 
-def http_request(path: str, text: bytes, binary: bytes, *, close: bool = True) -> bytes:
-    """Return the bytes of a POST whose lengths are right."""
-    head = f"POST {path} HTTP/1.1\r\nHost: fuzz\r\nContent-Length: {len(text) + len(binary)}\r\n"
+def http_request(path: str, text: bytes, binary: bytes, rng: random.Random) -> bytes:
+    """Return the bytes of a POST whose lengths are right, now and then in chunks."""
+    head = [f"POST {path} HTTP/1.1", "Host: fuzz", "Connection: close"]
     if binary:
-        head += f"Inference-Header-Content-Length: {len(text)}\r\n"
-    return (head + ("Connection: close\r\n" if close else "") + "\r\n").encode() + text + binary
+        head.append(f"Inference-Header-Content-Length: {len(text)}")
+    body = text + binary
+    if rng.random() < 0.2:
+        head.append("Transfer-Encoding: chunked")
+        cuts = sorted(rng.randint(0, len(body)) for _ in range(3))
+        pieces = [body[i:j] for i, j in itertools.pairwise([0, *cuts, len(body)]) if i < j]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+    else:
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def grpc_request(rng: random.Random) -> Any:
@@ -159,28 +177,27 @@ def edit_value(value: Any, rng: random.Random) -> Any:
 
 
 def http_mutant(rng: random.Random) -> Mutant:
-    """Return the bytes of a mutated request, and whether its framing is still right (one whole request)."""
+    """Return a request whose JSON, whose text or whose every byte was mutated."""
     name, body, binary = http_body(rng)
-    path = f"/v2/models/{name}/infer"
-    way = rng.random()
+    path, way = f"/v2/models/{name}/infer", rng.random()
     if way < 0.5:
         for _ in range(rng.randint(0, 2)):
             body = edit_value(body, rng)
-        if rng.random() < 0.2:
-            binary = edit_bytes(binary, b"\0" * 64, rng)
-        return http_request(path, json.dumps(body).encode(), binary), True
-    if way < 0.7:
-        text = json.dumps(body).encode()
+    text = json.dumps(body).encode()
+    if 0.5 <= way < 0.7:
         for _ in range(rng.randint(1, 4)):
             text = edit_bytes(text, text[::-1], rng)
-        return http_request(path, text, binary), True
+    if way < 0.7:
+        if rng.random() < 0.15:
+            binary = edit_bytes(binary, b"\0" * 64, rng)
+        return Mutant(http_request(path, text, binary, rng), text, binary)
     if way < 0.75:
         path = rng.choice(("/v2", "/v2/health/ready", "/v2/models/" + name, "/metrics", "/v2/repository/index"))
-    data = http_request(path, json.dumps(body).encode(), binary, close=rng.random() < 0.7)
+    data = http_request(path, text, binary, rng)
     _, other, more = http_body(rng)
     for _ in range(rng.randint(1, 4)):
-        data = edit_bytes(data, http_request("/v2", json.dumps(other).encode(), more), rng)
-    return data, False
+        data = edit_bytes(data, http_request("/v2", json.dumps(other).encode(), more, rng), rng)
+    return Mutant(data)
 
 
 def grpc_mutant(rng: random.Random) -> bytes:
@@ -204,7 +221,7 @@ def grpc_mutant(rng: random.Random) -> bytes:
     ]
     for _ in range(rng.randint(0, 2)):
         rng.choice(edits)() if item.shape else message.inputs.add()
-    data = message.SerializeToString()
+    data: bytes = message.SerializeToString()
     if rng.random() < 0.6:
         other = grpc_request(rng).SerializeToString()
         for _ in range(rng.randint(1, 4)):
@@ -215,10 +232,10 @@ def grpc_mutant(rng: random.Random) -> bytes:
 # What came back.
 
 
-def check_http(sent: bytes, framed: bool, received: bytes) -> Outcome:
+def check_http(sent: Mutant, received: bytes) -> Outcome:
     """Return the outcome of the first answer; raise Wrong."""
     if not received:
-        if framed:
+        if sent.text is not None:
             raise Wrong("a whole request got no answer")
         return "http cut short"
     match = re.match(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[^\r\n]+\r\n)*)\r\n", received)
@@ -226,24 +243,21 @@ def check_http(sent: bytes, framed: bool, received: bytes) -> Outcome:
         raise Wrong(f"not an HTTP answer: {received[:200]!r}")
     status, headers, body = int(match[1]), match[2].lower(), received[match.end() :]
     if status == 100:
-        return check_http(sent, framed=False, received=body)
-    if status not in PROPER_HTTP:
+        return check_http(Mutant(sent.data), body)
+    if status not in PROPER_HTTP or b"Traceback" in received:
         raise Wrong(f"status {status}: {received[:400]!r}")
-    if b"Traceback" in received:
-        raise Wrong(f"a traceback: {received[:400]!r}")
-    if status == 200 and framed:
-        check_identity(sent, headers, body)
-        return "http answered"
-    if framed and "error" not in json.loads(body):
+    if sent.text is not None and status == 200:
+        check_identity(json.loads(sent.text), sent.binary, headers, body)
+    elif sent.text is not None and "error" not in json.loads(body):
         raise Wrong(f"a refusal without words: {received[:400]!r}")
     return "http answered" if status == 200 else "http refused"
 
 
-def check_identity(sent: bytes, headers: bytes, body: bytes) -> None:
+def check_identity(request: Any, given_binary: bytes, headers: bytes, body: bytes) -> None:
     """Raise Wrong unless the answer holds the tensor that was sent."""
-    head, _, given = sent.partition(b"\r\n\r\n")
-    request, given_binary = split(head.lower(), given)
-    answer, answer_binary = split(headers, body)
+    found = re.search(rb"inference-header-content-length: (\d+)", headers)
+    length = int(found[1]) if found else len(body)
+    answer, answer_binary = json.loads(body[:length]), body[length:]
     item, output = request["inputs"][0], answer["outputs"][0]
     if "classification" in json.dumps(request.get("outputs")):
         return
@@ -253,13 +267,6 @@ def check_identity(sent: bytes, headers: bytes, body: bytes) -> None:
         raise Wrong(f"other values than were sent: {answer}")
     if request.get("id") != answer.get("id"):
         raise Wrong(f"another id than was sent: {answer.get('id')!r}")
-
-
-def split(head: bytes, body: bytes) -> tuple[Any, bytes]:
-    """Return the JSON and the binary part of a body."""
-    found = re.search(rb"inference-header-content-length: (\d+)", head)
-    length = int(found[1]) if found else len(body)
-    return json.loads(body[:length]), body[length:]
 
 
 def wire_of(item: dict[str, Any], binary: bytes) -> bytes:
@@ -279,7 +286,7 @@ def check_grpc(sent: bytes, received: bytes) -> None:
         service_pb2.ModelInferResponse.FromString(received),
     )
     item, output = request.inputs[0], answer.outputs[0]
-    if "classification" in request.outputs[0].parameters if request.outputs else False:
+    if request.outputs and "classification" in request.outputs[0].parameters:
         return
     if (output.name, output.datatype, list(output.shape), answer.id) != (
         "same",
@@ -288,14 +295,13 @@ def check_grpc(sent: bytes, received: bytes) -> None:
         request.id,
     ):
         raise Wrong(f"another tensor than was sent: {answer}")
+    values = [value for _, field in item.contents.ListFields() for value in field]
     if request.raw_input_contents:
         given = request.raw_input_contents[0]
+    elif item.datatype == "BYTES":
+        given = b"".join(struct.pack("<I", len(value)) + value for value in values)
     else:
-        values = [value for _, field in item.contents.ListFields() for value in field]
-        texts = [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
-        given = wire_of({"datatype": item.datatype, "data": texts}, b"") if item.datatype != "BYTES" else None
-        if given is None:
-            given = b"".join(struct.pack("<I", len(value)) + value for value in values)
+        given = np.array(values, dtype=TYPES[item.datatype]).tobytes()
     if answer.raw_output_contents[0] != given:
         raise Wrong(f"other values than were sent: {answer}")
 
@@ -303,13 +309,16 @@ def check_grpc(sent: bytes, received: bytes) -> None:
 # Sending.
 
 
-async def send_http(host: str, port: int, mutant: Mutant) -> Outcome:
+async def send_http(host: str, port: int, mutant: Mutant, pieces: int) -> Outcome:
     """Send the bytes, read until the server closes, and check what came; hang up when nothing comes."""
-    data, framed = mutant
+    framed = mutant.text is not None
     reader, writer = await asyncio.open_connection(host, port)
     received = b""
     try:
-        writer.write(data)
+        size = len(mutant.data) // pieces + 1
+        for start in range(0, len(mutant.data), size):
+            writer.write(mutant.data[start : start + size])
+            await asyncio.sleep(0)  # so that the pieces leave one by one
         try:
             received = await asyncio.wait_for(reader.read(2**20), HANG_S if framed else INCOMPLETE_S)
         except TimeoutError:
@@ -323,7 +332,7 @@ async def send_http(host: str, port: int, mutant: Mutant) -> Outcome:
         pass  # the server may reset a connection whose bytes it did not read; what came before it counts
     finally:
         writer.close()
-    return check_http(data, framed, received)
+    return check_http(mutant, received)
 
 
 async def send_grpc(call: Any, data: bytes) -> Outcome:
@@ -362,7 +371,7 @@ async def fuzz(http: str, grpc_address: str, count: int, seed: int) -> collectio
             await gate.acquire()
             if number % 2:
                 mutant: Any = http_mutant(rng)
-                group.create_task(attempt(number, mutant, send_http(host, int(port), mutant)))
+                group.create_task(attempt(number, mutant, send_http(host, int(port), mutant, rng.choice((1, 1, 2, 7)))))
             else:
                 mutant = grpc_mutant(rng)
                 group.create_task(attempt(number, mutant, send_grpc(call, mutant)))
