@@ -76,7 +76,8 @@ def _serve(plan: DeploymentPlan, state: Path | None) -> int:
 def agent_run() -> None:
     """Be the agent, in the foreground.
 
-    Until SIGTERM or Ctrl-C; for systemd and containers. Deployments go on serving when it ends; the next agent finds them.
+    Until SIGTERM or Ctrl-C; for systemd and containers. Deployments go on serving when it ends; the next agent
+    finds them.
 
     \b
     Example: orch agent run

@@ -59,6 +59,9 @@ def _live() -> Iterator[Show]:
     lines: dict[str, _Line] = {}
 
     def show(message: Mapping[str, Any]) -> None:
+        # What is told of a part replaces what was told of the whole: nobody says that this has ended.
+        for whole in ("", str(message.get("deployment"))):
+            lines.pop(whole, None)
         lines[_name(message)] = _Line(message["phase"], message.get("message") or "", time.monotonic())
 
     with Live(

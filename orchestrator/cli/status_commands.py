@@ -80,6 +80,8 @@ def _status_text(items: list[dict[str, Any]], output: Output) -> str:
 def _watch(names: list[str] | None, output: Output) -> None:
     """Show it each second, in place on a terminal; ends with Ctrl-C or an error."""
     in_place = sys.stdout.isatty() and output in {Output.TABLE, Output.WIDE}
+    if in_place:
+        render.out("\x1b[2J")  # what stood there before would show through
     while True:
         items = control.status_items(names)
         match output:
@@ -103,7 +105,7 @@ def _screenful(text: str) -> str:
     lines = text.splitlines()
     if len(lines) > height:
         lines = [*lines[: height - 1], f"and {len(lines) - height + 1} more"]
-    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
+    return "\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[K\x1b[J\n"
 
 
 @app.command(cls=LightCommand)
