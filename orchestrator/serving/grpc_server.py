@@ -42,6 +42,9 @@ STATUS: Mapping[Kind, grpc.StatusCode] = {
     Kind.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
+OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
+"""Answered without the token, as the health routes of HTTP are."""
+
 Method = Callable[[bytes, Any], Awaitable[bytes]]
 
 
@@ -113,7 +116,8 @@ class GrpcServer:
         """
         server = grpc.aio.server(options=self._options(), maximum_concurrent_rpcs=self._max_concurrent_rpcs)
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._guarded(method)) for name, method in self._methods().items()
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(method, is_open=name in OPEN_METHODS))
+            for name, method in self._methods().items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(oip_messages.SERVICE, handlers),))
         try:
@@ -156,12 +160,12 @@ class GrpcServer:
             "RepositoryIndex": _plain(self._repository_index),
         }
 
-    def _guarded(self, method: Method) -> Method:
+    def _guarded(self, method: Method, *, is_open: bool) -> Method:
         """Wrap a method in what holds for all of them: the token, and errors as status codes."""
 
         async def serve(data: bytes, context: Any) -> bytes:
             try:
-                if self._token is not None:
+                if self._token is not None and not is_open:
                     _authorise(context, self._token())
                 return await method(data, context)
             except OrchError as error:
@@ -238,8 +242,9 @@ def _authorise(context: Any, token: str | None) -> None:
     """Raise OrchError UNAUTHORIZED unless the call carries the token; compared in constant time."""
     if token is None:
         return
-    given = dict(context.invocation_metadata() or ()).get("authorization", "")
-    if not hmac.compare_digest(str(given).encode(), f"Bearer {token}".encode()):
+    given = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
+    scheme, _, word = given.partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode(), token.encode()):
         raise OrchError(
             Kind.UNAUTHORIZED, "no or a wrong token", hint="send the metadata `authorization: Bearer TOKEN`"
         )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
@@ -149,7 +150,8 @@ def test_every_datatype_of_the_protocol_is_in_the_table_of_contents_or_has_none(
     assert set(DTYPES) - set(CONTENTS) == {"FP16", "BF16"}
 
 
-def test_asyncio_client_gets_twice_what_it_sent() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_asyncio_client_gets_twice_what_it_sent(run: Callable[[Awaitable[None]], None]) -> None:
     async def scenario() -> None:
         plane = DoublingPlane()
         server = GrpcServer(plane, "127.0.0.1:0")
@@ -166,7 +168,7 @@ def test_asyncio_client_gets_twice_what_it_sent() -> None:
         result = await client.infer("double-INT64", [given])
         return int(result.as_numpy("y")[0, 0])
 
-    asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
+    run(asyncio.wait_for(scenario(), DEADLINE_S))
 
 
 def test_several_inputs_in_any_order_reach_their_places(client: tritonclient.grpc.InferenceServerClient) -> None:
@@ -378,10 +380,13 @@ def test_a_deadline_that_passes_cancels_the_work(running: Running, channel: grpc
     running.run(running.plane.cancelled.wait())
 
 
-def test_only_calls_with_the_token_are_answered(loop: asyncio.AbstractEventLoop) -> None:
+def test_only_calls_with_the_token_are_answered_but_for_health(loop: asyncio.AbstractEventLoop) -> None:
     for running in serve(loop, DoublingPlane(), token=lambda: "s3cret"):
         with tritonclient.grpc.InferenceServerClient(running.address) as client:
             assert client.is_model_ready("pair", headers={"authorization": "Bearer s3cret"})
+            assert client.is_model_ready("pair", headers={"authorization": "bearer s3cret"})
+            assert client.is_server_live()
+            assert client.is_server_ready()
             for headers in (None, {"authorization": "Bearer other"}, {"authorization": "s3cret"}):
                 with pytest.raises(InferenceServerException, match="no or a wrong token"):
                     client.is_model_ready("pair", headers=headers)
