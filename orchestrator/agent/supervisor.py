@@ -25,6 +25,7 @@ from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.serving import admin
 
 STATUS_TIMEOUT_S = 1.0
+READY_POLL_S = 0.1
 ADOPT_TIMEOUT_S = 10.0  # a worker may be compiling on all cores when a new agent asks
 DRAIN_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0  # to end, beyond the time to drain; and from SIGKILL on
@@ -103,6 +104,9 @@ class Unit:
     restarts: int = 0
     deaths: Deaths = field(default_factory=Deaths)
     restart: asyncio.Task[None] | None = None
+    """A start that waits for its time."""
+    looking: asyncio.Task[None] | None = None
+    """Looks whether a worker that was started again comes up."""
 
 
 class Supervisor:
@@ -242,7 +246,7 @@ class Supervisor:
             self._stop_listening(unit)
             self.note(unit.name, "Warning", "CannotRun", str(failure))
         else:
-            healthy_s = 0.0 if worker.ready_at is None else time.monotonic() - worker.ready_at
+            healthy_s = None if worker.ready_at is None else time.monotonic() - worker.ready_at
             unit.deaths = unit.deaths.after(healthy_s)
             self._restart_later(unit, str(failure) if failure else how)
 
@@ -281,13 +285,21 @@ class Supervisor:
         unit.restarts += 1
         state, message = unit.state, unit.message
         try:
-            self._start(unit, record.runnable, record.generation)
+            worker = self._start(unit, record.runnable, record.generation)
         except OrchError as error:
-            unit.deaths = unit.deaths.after(0.0)
+            unit.deaths = unit.deaths.after(None)
             self._restart_later(unit, str(error))
         else:
+            unit.looking = asyncio.create_task(self._see_ready(worker))
             if unit.deaths.looping:  # shown until it has been healthy
                 unit.state, unit.message = state, message
+
+    async def _see_ready(self, worker: Worker) -> None:
+        """Look until the worker is ready, so that it is known, should it die, whether it had come up."""
+        while not worker.ended.is_set() and worker.ready_at is None:
+            with suppress(OrchError):
+                await worker.status()
+            await asyncio.sleep(READY_POLL_S)
 
     def settle(self, unit: Unit) -> None:
         """Take back what is said about deaths once the worker has been ready."""
@@ -354,6 +366,9 @@ class Supervisor:
         if unit.restart is not None:
             unit.restart.cancel()
             unit.restart = None
+        if unit.looking is not None:
+            unit.looking.cancel()
+            unit.looking = None
 
     # --- adopting
 

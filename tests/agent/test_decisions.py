@@ -128,19 +128,27 @@ def test_one_plan_is_named_by_its_own_digest_and_several_by_one_in_any_order() -
 def test_restarts_come_at_once_then_after_twice_the_time_each() -> None:
     deaths, delays = Deaths(), []
     for _ in range(9):
-        deaths = deaths.after(0.0)
+        deaths = deaths.after(None)
         delays.append(deaths.delay_s)
     assert delays == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=200))
-def test_delays_are_bounded_and_health_forgives(lives: list[float]) -> None:
+def test_who_had_come_up_is_started_again_soon_though_it_be_a_crash_loop() -> None:
+    deaths = Deaths()
+    for _ in range(20):
+        deaths = deaths.after(0.5)
+        assert deaths.delay_s <= 0.5
+    assert deaths.looping
+
+
+@given(st.lists(st.none() | st.floats(0, 1e6), max_size=200))
+def test_delays_are_bounded_and_health_forgives(lives: list[float | None]) -> None:
     # Seen to fail with `min` dropped from the delay, and with the reset dropped from `after`.
     deaths = Deaths()
     for life in lives:
         deaths = deaths.after(life)
         assert 0.0 <= deaths.delay_s <= DELAY_MAX_S
-        if life >= HEALTHY_S:
+        if life is not None and life >= HEALTHY_S:
             assert (deaths.delay_s, deaths.looping) == (0.0, False)
 
 
