@@ -20,6 +20,8 @@ from typing import Any
 # Service times vary little (Clockwork, OSDI'20), so a short memory is enough to follow a machine that gets busier.
 SERVICE_MEMORY = 0.1
 STALE_MAX = 64  # dropped tickets that may stay in the queue before it is swept; a wedged device never pops them
+RETRY_UNKNOWN_S = 0.05  # where no inference has been seen yet
+RETRY_MIN_S = 0.001  # the unit of retry_after_ms; 0 would ask for a busy loop
 
 
 class State(enum.Enum):
@@ -36,6 +38,7 @@ class Cause(enum.Enum):
 
     QUEUE_FULL = "queue full"
     MEMORY_FULL = "queue memory full"
+    TOO_LARGE = "larger than the memory of the whole queue"
     DEADLINE_PAST = "deadline already past"
     DEADLINE_UNMEETABLE = "deadline cannot be met"
     EXPIRED = "deadline passed in the queue"
@@ -151,6 +154,8 @@ class Scheduler:
             return Cause.DRAINING
         if deadline <= now:
             return Cause.DEADLINE_PAST
+        if nbytes > self.limits.memory_bytes:
+            return Cause.TOO_LARGE
         free_slots = max(0, self.limits.slots - self._running)
         if self._queued + len(self._receiving) >= self.limits.queue + free_slots * self.limits.rows:
             return Cause.QUEUE_FULL
@@ -161,13 +166,13 @@ class Scheduler:
     def retry_after_s(self) -> float:
         """Return about how long it takes until half of what waits is served; 50 ms where nothing is known."""
         if self.service_s is None:
-            return 0.05
+            return RETRY_UNKNOWN_S
         inferences = (self._queued + len(self._receiving)) / self.limits.rows + self._running
-        return max(self.service_s, inferences * self.service_s / self.limits.slots / 2)
+        return max(RETRY_MIN_S, self.service_s, inferences * self.service_s / self.limits.slots / 2)
 
     def queue(self, ticket: Ticket, rows: int = 1) -> bool:
         """Queue a request whose data has arrived; False when it was dropped meanwhile."""
-        assert 1 <= rows <= self.limits.rows or rows == 1, (rows, self.limits)
+        assert 1 <= rows <= self.limits.rows, (rows, self.limits)
         if ticket.state is not State.RECEIVING:
             return False
         del self._receiving[ticket]
@@ -225,8 +230,8 @@ class Scheduler:
 
     def finish(self, batch: Batch, now: float, *, good: bool = True) -> None:
         """Free the slot of a batch that has ended; `good` ones teach the service time."""
+        assert batch.tickets[0].state is State.RUNNING, "a batch was finished twice"
         self._running -= 1
-        assert self._running >= 0, "a batch was finished twice"
         for ticket in batch.tickets:
             ticket.state = State.DONE
         if good:
@@ -237,13 +242,14 @@ class Scheduler:
 
     def cancel(self, ticket: Ticket) -> bool:
         """Forget a request whose caller went away; True when it will never be inferred, False when it runs or ended."""
-        if ticket.state in (State.RECEIVING, State.QUEUED):
-            self._drop(ticket)
-            if len(self._queue) > 2 * self._queued + STALE_MAX:
-                self._compact()
-            return True
         ticket.abandoned = True
-        return False
+        if ticket.state not in (State.RECEIVING, State.QUEUED):
+            return False
+        self._drop(ticket)
+        ticket.payload = None  # it may stand in the queue for a while, and must not hold tensors there
+        if len(self._queue) > 2 * self._queued + STALE_MAX:
+            self._compact()
+        return True
 
     def _compact(self) -> None:
         self._queue = deque(ticket for ticket in self._queue if ticket.state is State.QUEUED)

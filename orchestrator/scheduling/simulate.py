@@ -1,0 +1,117 @@
+"""Drive the pool's own scheduler through given arrivals and service times on a virtual clock."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from math import ceil, inf
+from typing import NamedTuple
+
+from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler, Ticket
+
+TICK_S = 0.05  # how often the runner asks the scheduler what is late
+
+ServiceTimes = Callable[[int, int], float]
+"""Returns the seconds of an inference, given its number (from 0, in the order of the starts) and its rows."""
+
+
+class Fate(NamedTuple):
+    """What became of one request; seconds on the virtual clock."""
+
+    arrived: float
+    started: float | None
+    """When its inference started; None when it was never inferred."""
+    ended: float
+    """When it was answered."""
+    cause: Cause | None
+    """Why it was refused or dropped; None when it was served."""
+
+    @property
+    def latency_s(self) -> float:
+        """Return the seconds from the arrival to the answer."""
+        return self.ended - self.arrived
+
+
+def simulate(
+    arrivals: Iterable[float],
+    service_s: ServiceTimes,
+    limits: Limits,
+    *,
+    timeout_s: float = inf,
+    rows: int = 1,
+    nbytes: int = 0,
+    expected_s: float | None = None,
+) -> list[Fate]:
+    """Return the fate of each request, in the order of `arrivals` (seconds from 0, ascending).
+
+    Each request has `rows` rows, `nbytes` in all, and must start within `timeout_s` of its arrival, as in the pool;
+    its data is there when it arrives. `expected_s` is the scheduler's first estimate of a service time. All
+    completions of an instant come before its arrivals. Same input, same result.
+    """
+    run = _Run(Scheduler(limits, service_s=expected_s), service_s)
+    for number, now in enumerate(arrivals):
+        run.until(now)
+        run.arrive(number, now, timeout_s, rows, nbytes)
+    run.until(inf)
+    return [run.fates[number] for number in range(len(run.fates))]
+
+
+class _Run:
+    """One simulation: the scheduler, what runs, and what became of each request so far, by its number."""
+
+    def __init__(self, scheduler: Scheduler, service_s: ServiceTimes) -> None:
+        self._scheduler = scheduler
+        self._service_s = service_s
+        self._running: list[tuple[float, int, Batch]] = []  # a heap by the time of the end, then the number
+        self._starts = 0
+        self._now = 0.0
+        self._next_tick = TICK_S
+        self.fates: dict[int, Fate] = {}
+
+    def arrive(self, number: int, now: float, timeout_s: float, rows: int, nbytes: int) -> None:
+        """Let a request in or refuse it, and start what can be started."""
+        assert now >= self._now, "arrivals are in ascending order, from 0"
+        self._now = now
+        admitted = self._scheduler.admit(now, deadline=now + timeout_s, nbytes=nbytes)
+        if isinstance(admitted, Refusal):
+            self.fates[number] = Fate(now, None, now, admitted.cause)
+            return
+        admitted.payload = number
+        self._scheduler.queue(admitted, rows)
+        self._dispatch(now)
+
+    def until(self, now: float) -> None:
+        """End every inference that is over at `now`, in order, each followed by what can then start."""
+        running = self._running
+        while running and running[0][0] <= now:
+            ended, _, batch = heapq.heappop(running)
+            self._tick(ended)
+            self._scheduler.finish(batch, ended)
+            for ticket in batch.tickets:
+                self.fates[ticket.payload] = Fate(ticket.arrived, ticket.started, ended, None)
+            self._dispatch(ended)
+        if now < inf:
+            self._tick(now)
+
+    def _tick(self, now: float) -> None:
+        """Drop what is late as the runner's clockwork would have, each at its tick; nothing else happened meanwhile."""
+        if now < self._next_tick:
+            return
+        last = now // TICK_S * TICK_S
+        for ticket in self._scheduler.expire(last):
+            self._expired(ticket, min(last, ceil(ticket.deadline / TICK_S) * TICK_S))
+        self._next_tick = last + TICK_S
+
+    def _expired(self, ticket: Ticket, now: float) -> None:
+        self.fates[ticket.payload] = Fate(ticket.arrived, None, now, Cause.EXPIRED)
+
+    def _dispatch(self, now: float) -> None:
+        while True:
+            batch, expired = self._scheduler.next_batch(now)
+            for ticket in expired:
+                self._expired(ticket, now)
+            if batch is None:
+                return
+            ends = now + self._service_s(self._starts, batch.rows)
+            heapq.heappush(self._running, (ends, self._starts, batch))
+            self._starts += 1
