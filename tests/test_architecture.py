@@ -18,7 +18,7 @@ PACKAGE = ROOT / "orchestrator"
 
 # A module may import from its own room and from those before it.
 ROOMS = (
-    *("errors", "units", "manifest", "inventory", "backend", "profiling", "planner", "scheduling", "telemetry"),
+    *("errors", "units", "manifest", "inventory", "backend", "scheduling", "profiling", "planner", "telemetry"),
     *("runner", "serving", "api", "agent", "cli"),
 )
 TOP = "orchestrator"  # orchestrator/__init__.py and __main__.py: the public names, above all rooms
@@ -31,6 +31,7 @@ PURE_MODULES = (
     "orchestrator.inventory.device",
     "orchestrator.inventory.model",
     "orchestrator.backend.base",
+    "orchestrator.profiling.measurement",
     "orchestrator.serving.oip",
     "orchestrator.serving.oip_tensors",
     "orchestrator.telemetry.events",
@@ -38,7 +39,10 @@ PURE_MODULES = (
     "orchestrator.telemetry.saturation",
     "orchestrator.telemetry.snapshot",
 )
-PURE_PACKAGES = ("orchestrator", "orchestrator.manifest", "orchestrator.inventory", "orchestrator.backend")
+PURE_PACKAGES = (
+    *("orchestrator", "orchestrator.manifest", "orchestrator.inventory", "orchestrator.backend"),
+    "orchestrator.profiling",
+)
 
 
 def words(text: str) -> frozenset[str]:
