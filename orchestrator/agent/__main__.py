@@ -130,6 +130,7 @@ def run(environ: Mapping[str, str], command: Sequence[str], planner: Planner) ->
     logging.Formatter.converter = time.gmtime
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
+    os.umask(0o077)  # nothing here is for other users
     try:
         layout = paths.create(paths.state_dir(environ))
         with lock(layout):

@@ -240,7 +240,6 @@ class Supervisor:
             return
         failure = worker.failure()
         how = worker.how_it_ended()
-        log.warning("%s: %s", unit.name, how)
         if failure is not None and record.applied is None:  # it never ran: trying again cannot help
             unit.state, unit.message = UnitState.FAILED, str(failure)
             self._stop_listening(unit)
@@ -425,11 +424,12 @@ class Supervisor:
             self.remember(unit)
 
     def note(self, name: str, kind: Any, reason: str, message: str) -> None:
-        """Keep an event of the deployment."""
+        """Keep an event of the deployment, and log it."""
+        log.log(logging.WARNING if kind == "Warning" else logging.INFO, "%s: %s: %s", name, reason, message)
         try:
             self._store.add_events([Event(name, kind, reason, name, message, time.time())])
         except OrchError as error:
-            log.error("%s: %s: %s (event not kept: %s)", name, reason, message, error)
+            log.error("%s: the event is not kept: %s", name, error)
 
 
 async def _ended(worker: Worker, within_s: float) -> bool:

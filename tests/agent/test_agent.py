@@ -399,6 +399,13 @@ def test_sigterm_ends_the_agent_alone(agent: Agent) -> None:
     assert pid_that_serves(item["endpoint"]["http"]) == item["worker"]["pid"]
 
 
+def test_nothing_in_the_state_folder_is_for_other_users(agent: Agent) -> None:
+    agent.apply(manifest())
+    parts = [part for part in agent.layout.root.rglob("*") if part != agent.layout.log]  # the test opened that one
+    assert parts
+    assert {oct(part.stat().st_mode & 0o077) for part in parts} == {"0o0"}
+
+
 def test_no_agent_is_said_with_what_to_do(agent: Agent) -> None:
     environ = {"ORCH_HOME": str(agent.folder / "other")}
     with pytest.raises(OrchError, match="no agent runs"):
