@@ -330,3 +330,28 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_compiled(home:
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "gpu/a" in ran.stderr
     assert "gpu/b" in ran.stderr
+
+
+def test_a_status_loads_neither_pydantic_nor_anything_heavier(home: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['orch', 'status']\n"
+        "from orchestrator.cli.main import run\n"
+        "try:\n    run()\n"
+        "finally:\n"
+        "    heavy = {'pydantic.main', 'numpy', 'openvino', 'rich', 'sqlite3', 'yaml', 'asyncio'} & set(sys.modules)\n"
+        "    sys.stderr.write(f'heavy: {sorted(heavy)}')\n"
+    )
+    with stand_in(home, {"status": STATUS_LIST}):
+        environ = {"ORCH_HOME": str(home), "PATH": "/usr/bin:/bin"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("NAME\t")
+    assert ran.stderr == "heavy: []"
