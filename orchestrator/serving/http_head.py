@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -121,7 +122,8 @@ def parse_head(raw: bytes) -> Head:
         parts=tuple(unquote(part) for part in url[0].strip("/").split("/")),
         query=url[1],
         # Clients of 1.0 that know keep-alive would have to be told so in each answer; nobody needs it.
-        keep_alive=version == "1.1" and parser.should_keep_alive(),
+        # Not parser.should_keep_alive(): llhttp forgets `close` where no body follows, once the message is over.
+        keep_alive=version == "1.1" and "close" not in re.split(r"[\s,]+", headers.get("connection", "").lower()),
         content_length=_content_length(headers),
         json_length=_length(headers, "inference-header-content-length"),
         expect=headers.get("expect", "").lower() if version == "1.1" else "",  # RFC 9110 10.1.1
