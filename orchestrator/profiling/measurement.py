@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
+from pydantic import Field
+
 from orchestrator.inventory.device import Facts
 
 SAMPLES_MAX = 2000  # of one arm at one concurrency: enough for a p99 with its interval, small enough for a lock file
@@ -18,7 +20,7 @@ class Arm(Facts):
     device: str
     expression: Literal["hint", "explicit"]
     properties: dict[str, str]
-    device_properties: dict[str, dict[str, str]] = {}
+    device_properties: dict[str, dict[str, str]] = Field(default_factory=dict)
     batch: int = 1
     requests: int | None = None
     """Infer requests in flight; None takes OPTIMAL_NUMBER_OF_INFER_REQUESTS."""
