@@ -88,11 +88,17 @@ class Home:
         return found
 
     def end(self) -> None:
-        """End every process of this home."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
-                process.wait(10)
+        """End every process of this home, agents first: they would start new workers."""
+        while processes := self.processes():
+            for process in sorted(processes, key=is_worker):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(signal.SIGKILL)
+                    process.wait(10)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Tell whether the process serves; agents and commands do not."""
+    return "orchestrator.serving" in process.cmdline()
 
 
 @pytest.fixture
