@@ -93,7 +93,9 @@ class Home:
             for process in sorted(processes, key=is_worker):
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGKILL)
-                    process.wait(10)
+                    # Not wait(): what init has not reaped yet has ended all the same.
+                    while process.status() != psutil.STATUS_ZOMBIE:
+                        time.sleep(0.005)
 
 
 def is_worker(process: psutil.Process) -> bool:
