@@ -41,7 +41,7 @@ def read_host(root: Path = Path("/"), allowed: Iterable[int] | None = None) -> H
     """
     processors = tuple(sorted(os.sched_getaffinity(0) if allowed is None else allowed))
     cpuinfo = _cpuinfo(root)
-    groups = _cgroups(root)
+    groups = cgroup_paths(root)
     memory = _memory_bytes(root)
     return Host(
         name=_text(root / "proc/sys/kernel/hostname") or "unknown",
@@ -139,7 +139,7 @@ def _memory_bytes(root: Path) -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _cgroups(root: Path) -> dict[str, str]:
+def cgroup_paths(root: Path) -> dict[str, str]:
     """Return the path of this process by controllers, as in `cpu,cpuacct`; an empty name is version 2."""
     lines = (line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines())
     return {parts[1]: parts[2] for parts in lines if len(parts) == 3}
@@ -151,7 +151,7 @@ def _version(groups: dict[str, str]) -> Cgroup:
     return "v2" if "" in groups else "none"
 
 
-def _folders(root: Path, groups: dict[str, str], controller: str) -> Iterator[Path]:
+def cgroup_folders(root: Path, groups: dict[str, str], controller: str) -> Iterator[Path]:
     """Yield the process's own group and all above it, in every place where the controller may be mounted.
 
     A container without a cgroup namespace sees the host's path but its own group as the mount's root: the walk ends
@@ -177,7 +177,7 @@ def _strictest(folders: Iterable[Path], limits: Sequence[Callable[[Path], float 
 
 def _quota(root: Path, groups: dict[str, str]) -> float | None:
     """Return the processors granted; the strictest ancestor counts."""
-    return _strictest(_folders(root, groups, "cpu"), [_quota_v2, _quota_v1])
+    return _strictest(cgroup_folders(root, groups, "cpu"), [_quota_v2, _quota_v1])
 
 
 def _quota_v2(folder: Path) -> float | None:
@@ -197,7 +197,7 @@ def _share(quota: str, period: str) -> float | None:
 def _memory_limit(root: Path, groups: dict[str, str], memory: int) -> int | None:
     """Return the bytes granted; a limit above the machine's own memory is none."""
     limits = [lambda folder: _limit(folder / "memory.max"), lambda folder: _limit(folder / "memory.limit_in_bytes")]
-    strictest = _strictest(_folders(root, groups, "memory"), limits)
+    strictest = _strictest(cgroup_folders(root, groups, "memory"), limits)
     return None if strictest is None or strictest >= memory else int(strictest)
 
 
