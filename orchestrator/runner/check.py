@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,18 +28,33 @@ class Checked:
 
     service_s: float
     inferences: int
+    inputs: tuple[Array, ...] = field(default=(), repr=False, compare=False)
+    """The made-up inputs that worked: good for a probe later on."""
 
 
-def check(compiled: CompiledModel, name: str) -> Checked:
-    """Infer on made-up inputs until times are steady; raise FAILED when no inference works, DEADLINE when one hangs."""
+def check(compiled: CompiledModel, name: str, *, batch: int = 1) -> Checked:
+    """Infer on made-up inputs until times are steady.
+
+    Raise FAILED when no inference works or outputs do not carry the `batch`, DEADLINE when one hangs.
+    """
     ended = threading.Event()
     request = compiled.create_request(ended.set)
     inputs = _first_that_works(compiled, request, ended, name)
+    _carries(request.outputs(), compiled, batch, name)
     times: list[float] = []
     stop = time.monotonic() + WARM_UP_S
     while len(times) < WARM_UP_MAX and time.monotonic() < stop and not _steady(times):
         times.append(_infer(request, inputs, ended, name))
-    return Checked(statistics.median(times[-5:]), len(times))
+    return Checked(statistics.median(times[-5:]), len(times), inputs)
+
+
+def _carries(outputs: tuple[Array, ...], compiled: CompiledModel, batch: int, name: str) -> None:
+    """Raise FAILED where an output cannot be divided among the requests of a batch."""
+    for info, output in zip(compiled.outputs, outputs, strict=True):
+        if batch > 1 and output.shape[:1] != (batch,):
+            made = list(output.shape)
+            what = f"output {info.name!r} does not carry the batch: of {batch} rows it makes the shape {made}"
+            raise OrchError(Kind.FAILED, what, where=name, hint="use `compile: {batch: 1}`")
 
 
 def _first_that_works(

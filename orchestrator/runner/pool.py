@@ -4,11 +4,17 @@ Any thread may call; one lock makes the scheduler's steps one after the other, s
 inference ends, the engine's callback thread starts the next one at once, on a spare infer request, before it copies
 the outputs: the device never waits for a thread hand-over, and nothing waits inside the engine, where it could be
 neither seen nor dropped (docs/adr/0005).
+
+What runs on the engine's thread: one step of the scheduler, the start of the next inference (with the gathering of its
+batch), the copy of the outputs, and the callers' `done`, which must do no more than hand the outcome on: OpenVINO
+calls back on one thread for all requests of a model, so whatever lingers there holds up all of them (trap 19).
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -28,8 +34,16 @@ QUEUE_LIMIT_DEFAULT = 128  # without an SLO: enough for the callers of one machi
 QUEUE_LIMIT_MAX = 1000  # with an SLO and a very fast model; more only hides that the pool is full
 OVERDUE_FACTOR = 20  # an inference that takes this many times its usual time,
 OVERDUE_MIN_S = 5.0  # and at least this long, is given up: its callers are answered, its slot stays taken
+FAILED_MAX = 3  # so many failed inferences in a row are no accident
+PROBE_EVERY_S = 10.0  # how old a good inference may be before an idle pool tries one; readiness tells the truth
+PROBE_SHARE = 0.01  # of an idle pool's time at most: slow models are probed more seldom
+CLOSE_TIMEOUT_S = 5.0  # for the inferences that run when a pool is closed
 WINDOW_S = 10.0
 RECENT_S = 2.0
+
+FORK_HINT = "open the deployment in the child, or start processes by `spawn`"
+
+log = logging.getLogger("orch.pool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +59,12 @@ class PoolSettings:
 
 
 class Outcome:
-    """How one request ended: outputs (in the model's order) or an error, and where the time went, in seconds."""
+    """How one request ended: outputs (in the model's order) or an error, and where the time went, in seconds.
 
-    __slots__ = ("error", "outputs", "queue_s", "service_s")
+    `abandoned`: the inference was given up and may still read its input arrays; their memory must not be used again.
+    """
+
+    __slots__ = ("abandoned", "error", "outputs", "queue_s", "service_s")
 
     def __init__(
         self,
@@ -55,13 +72,20 @@ class Outcome:
         error: OrchError | None = None,
         queue_s: float = 0.0,
         service_s: float = 0.0,
+        abandoned: bool = False,
     ) -> None:
         self.outputs = outputs
         self.error = error
         self.queue_s = queue_s
         self.service_s = service_s
+        self.abandoned = abandoned
 
 
+REFUSED = {
+    Cause.DRAINING: Kind.UNAVAILABLE,
+    Cause.DEADLINE_PAST: Kind.DEADLINE,
+    Cause.TOO_LARGE: Kind.TOO_LARGE,
+}
 Done = Callable[[Outcome], None]
 Observed = TypeVar("Observed")
 
@@ -101,8 +125,10 @@ class Pool:
         requests: int = 1,
         batch: int = 1,
         service_s: float | None = None,
+        probe: Sequence[Array] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Store the parts. `probe` are inputs (of `batch` rows) on which an inference is known to work."""
         self.name = name
         self.version = version
         self.compiled = compiled
@@ -113,14 +139,23 @@ class Pool:
         limits = Limits(requests, batch, QUEUE_LIMIT_DEFAULT, settings.memory_bytes)
         self._scheduler = Scheduler(limits, service_s=service_s)
         self._recorder = Recorder(clock())
+        self._parts = [(info.name, DTYPES[info.datatype], tuple(info.wire_shape[1:])) for info in compiled.inputs]
         self._idle: deque[_Slot] = deque()
         self._running: set[_Slot] = set()
+        self._answering: deque[_Slot] = deque()  # ended, with outputs to copy or callers to tell
         self._drained = threading.Event()
-        self._last_good: float | None = None
+        self._closed = False
+        self._pid = 0
+        self._last_good = clock()  # the check before the start was one
         self._failed_in_a_row = 0
+        self._probe_inputs = probe
+        self._probe: Ticket | None = None
+        self._probed = self._last_good
+        self._probe_failed = False
 
     def start(self) -> None:
         """Create the infer requests (one more than run at a time) and set the queue's bound."""
+        self._pid = os.getpid()
         for _ in range(self._scheduler.limits.slots + 1):
             slot = _Slot()
             slot.request = self.compiled.create_request(lambda slot=slot: self._ended(slot))  # type: ignore[misc]
@@ -150,7 +185,12 @@ class Pool:
 
         The deadline is the earlier of the caller's own and the pool's.
         """
-        allowed = self.settings.timeout_s if timeout_s is None else min(timeout_s, self.settings.timeout_s)
+        if self.forked:
+            raise OrchError(
+                Kind.UNAVAILABLE, "an inference engine does not survive fork", where=self.name, hint=FORK_HINT
+            )
+        # In this order a NaN gives the pool's own.
+        allowed = self.settings.timeout_s if timeout_s is None else min(self.settings.timeout_s, timeout_s)
         with self._lock:
             now = self._clock()
             self._recorder.arrived(now)
@@ -161,20 +201,44 @@ class Pool:
         raise self._refused(admitted)
 
     def _refused(self, refusal: Refusal) -> OrchError:
-        kind = {Cause.DRAINING: Kind.UNAVAILABLE, Cause.DEADLINE_PAST: Kind.DEADLINE}.get(
-            refusal.cause, Kind.OVERLOADED
-        )
+        kind = REFUSED.get(refusal.cause, Kind.OVERLOADED)
         return OrchError(kind, refusal.cause.value, where=self.name, retry_after_s=refusal.retry_after_s)
 
     def submit(self, ticket: Ticket, arrays: Sequence[Array], done: Done, *, rows: int = 1) -> None:
-        """Queue the admitted request; `done` is called once, on any thread, unless it is cancelled first."""
-        ticket.payload = _Work(arrays, done)
+        """Queue the admitted request; `done` is called once, on any thread, unless it is cancelled first.
+
+        Nobody may write the arrays until then. After an inference that was given up (`Outcome.abandoned`) the engine
+        may go on reading them for good.
+        """
+        misfit = self._misfit(arrays, rows) if self.batch > 1 else None
+        ended: list[tuple[Ticket, Outcome]] = []
+        error: OrchError | None = None
         with self._lock:
-            if self._scheduler.queue(ticket, rows):
+            if ticket.abandoned:
+                return
+            if misfit is not None and self._scheduler.cancel(ticket):
+                error = misfit
+                self._recorder.failed(self._clock())
+                self._check_drained()
+            elif self._scheduler.queue(ticket, rows):
+                ticket.payload = _Work(arrays, done)
                 ended = self._dispatch()
             else:  # dropped while the data came, when there was nobody to tell yet
-                ended = [(ticket, Outcome(error=OrchError(Kind.DEADLINE, Cause.EXPIRED.value, where=self.name)))]
+                error = self._gone() if self._closed else self._late()
+        if error is not None:
+            _tell(done, Outcome(error=error))
         self._deliver(ended)
+
+    def _misfit(self, arrays: Sequence[Array], rows: int) -> OrchError | None:
+        """Return why arrays must not share a batch: they would spoil their neighbours' inference."""
+        if len(arrays) != len(self._parts) or not 1 <= rows <= self.batch:
+            what = f"takes {len(self._parts)} inputs of up to {self.batch} rows, got {len(arrays)} of {rows}"
+            return OrchError(Kind.INVALID, what, where=self.name)
+        for (name, dtype, shape), array in zip(self._parts, arrays, strict=True):
+            if array.dtype != dtype or array.shape != (rows, *shape):
+                what = f"input {name!r}: must be {dtype} {[rows, *shape]}, got {array.dtype} {list(array.shape)}"
+                return OrchError(Kind.INVALID, what, where=self.name)
+        return None
 
     def tighten(self, ticket: Ticket, timeout_s: float) -> None:
         """Bring the deadline forward to `timeout_s` after the arrival, if that is earlier."""
@@ -194,7 +258,7 @@ class Pool:
         while self._idle:
             now = self._clock()
             batch, expired = self._scheduler.next_batch(now)
-            ended += [(ticket, self._expired(now)) for ticket in expired]
+            ended += [self._expired(ticket, now) for ticket in expired]
             if batch is None:
                 break
             slot = self._idle.popleft()
@@ -221,8 +285,7 @@ class Pool:
         slot.batch = None
         self._idle.append(slot)
         self._scheduler.finish(batch, now, good=False)
-        for _ in batch.tickets:
-            self._recorder.failed(now)
+        self._settle(batch, now, error)
         return error
 
     def _inputs(self, slot: _Slot, batch: Batch) -> Sequence[Array]:
@@ -242,64 +305,98 @@ class Pool:
             if batch is None:
                 return
             now = self._clock()
-            detached = slot.detached
             slot.batch = None
             self._running.discard(slot)
-            self._scheduler.finish(batch, now, good=not detached)
-            self._last_good = now
-            self._failed_in_a_row = 0
-            ended = self._dispatch()
-            if not detached:
-                self._record(batch, now)
-        outcomes = ended if detached else ended + self._outcomes(slot, batch, now)
+            self._answering.append(slot)
+            self._scheduler.finish(batch, now, good=not slot.detached)
+            outcomes = self._dispatch()
+        parts = () if slot.detached else self._read(slot, batch)
+        if not isinstance(parts, OrchError):
+            outcomes += _outcomes(batch, parts, now)
+        else:
+            outcomes += [(ticket, Outcome(error=parts)) for ticket in batch.tickets]
         with self._lock:
+            if slot.detached:  # its callers were told long ago; but it did end
+                self._note_good(now)
+            else:
+                self._settle(batch, now, parts if isinstance(parts, OrchError) else None)
             self._idle.append(slot)
             outcomes += self._dispatch()
-            self._check_drained()
-        self._deliver(outcomes)
+        try:
+            self._deliver(outcomes)
+        finally:
+            self._answering.pop()  # any: they are counted
+            if self._scheduler.draining:
+                with self._lock:
+                    self._check_drained()
 
-    def _record(self, batch: Batch, now: float) -> None:
+    def _read(self, slot: _Slot, batch: Batch) -> Sequence[tuple[Array, ...]] | OrchError:
+        """Return each request's part of the outputs; an error in place of whatever the engine or a model may raise."""
+        try:
+            outputs = slot.request.outputs()
+            return _split(outputs, batch, self.batch) if self.batch > 1 else (outputs,)
+        except OrchError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
+            return OrchError(Kind.FAILED, f"cannot read the outputs: {error}", where=self.name)
+
+    def _settle(self, batch: Batch, now: float, error: OrchError | None) -> None:
+        """Count how each of the batch's requests ended, and what it says of the pool's health. Lock held."""
+        probe = batch.tickets[0] is self._probe
+        if error is None:
+            self._note_good(now)
+        elif probe:
+            self._probe_failed = True
+            log.warning("%s: the made-up inference failed: %s", self.name, error)
+        elif error.kind is not Kind.INVALID:  # that one is the caller's
+            self._failed_in_a_row += 1
+        if probe:
+            self._probe = None  # nobody asked for it, so nobody counts it
+        else:
+            self._record(batch, now, error)
+
+    def _note_good(self, now: float) -> None:
+        self._last_good = now
+        self._failed_in_a_row = 0
+        self._probe_failed = False
+
+    def _record(self, batch: Batch, now: float, error: OrchError | None) -> None:
         recorder = self._recorder
         slo = self.settings.slo_latency_s
         service = now - batch.started
-        recorder.batch(now, batch.rows, service)
+        if error is None:
+            recorder.batch(now, batch.rows, service)
         for ticket in batch.tickets:
             if ticket.abandoned:
                 recorder.cancelled(now)
-                continue
-            total = now - ticket.arrived
-            recorder.completed(now, ticket.started - ticket.arrived, service, total, slo is None or total <= slo)
-
-    def _outcomes(self, slot: _Slot, batch: Batch, now: float) -> list[tuple[Ticket, Outcome]]:
-        try:
-            outputs = slot.request.outputs()
-        except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
-            failure = OrchError(Kind.FAILED, f"cannot read the outputs: {error}", where=self.name)
-            return [(ticket, Outcome(error=failure)) for ticket in batch.tickets]
-        service = now - batch.started
-        split = _split(outputs, batch) if self.batch > 1 else [outputs]
-        return [
-            (ticket, Outcome(part, None, ticket.started - ticket.arrived, service))
-            for ticket, part in zip(batch.tickets, split, strict=True)
-        ]
+            elif error is not None:
+                recorder.failed(now)
+            else:
+                total = now - ticket.arrived
+                recorder.completed(now, ticket.started - ticket.arrived, service, total, slo is None or total <= slo)
 
     def _deliver(self, ended: list[tuple[Ticket, Outcome]]) -> None:
         """Tell the callers, without the lock: they may call the pool again."""
         for ticket, outcome in ended:
-            work = ticket.payload
+            work, ticket.payload = ticket.payload, None
             if work is not None and not ticket.abandoned:
-                ticket.payload = None
-                work.done(outcome)
+                _tell(work.done, outcome)
 
-    def _expired(self, now: float) -> Outcome:
+    def _late(self) -> OrchError:
+        return OrchError(Kind.DEADLINE, Cause.EXPIRED.value, where=self.name)
+
+    def _gone(self) -> OrchError:
+        return OrchError(Kind.UNAVAILABLE, "the pool was closed", where=self.name)
+
+    def _expired(self, ticket: Ticket, now: float) -> tuple[Ticket, Outcome]:
         self._recorder.expired(now)
-        return Outcome(error=OrchError(Kind.DEADLINE, Cause.EXPIRED.value, where=self.name))
+        return ticket, Outcome(error=self._late())
 
     def tick(self) -> None:
         """Drop what is late, find inferences that failed or hang, follow the service time; call every 50 ms or so."""
         with self._lock:
             now = self._clock()
-            ended = [(ticket, self._expired(now)) for ticket in self._scheduler.expire(now)]
+            ended = [self._expired(ticket, now) for ticket in self._scheduler.expire(now)]
             for slot in tuple(self._running):
                 ended += self._examine(slot, now)
             ended += self._dispatch()
@@ -317,26 +414,59 @@ class Pool:
             self._running.discard(slot)
             self._idle.append(slot)
             self._scheduler.finish(batch, now, good=False)
-            return self._failed(
-                slot, batch, now, OrchError(Kind.FAILED, f"inference failed: {failure}", where=self.name)
-            )
-        usual = self._scheduler.service_s or 0.0
-        if not slot.detached and now - batch.started > max(
-            OVERDUE_MIN_S, OVERDUE_FACTOR * usual, self.settings.timeout_s
-        ):
-            ended = self._failed(slot, batch, now, OrchError(Kind.DEADLINE, "inference does not end", where=self.name))
-            slot.detached = True
-            slot.request.cancel()
-            return ended
+            if slot.detached:
+                return []
+            error = OrchError(Kind.FAILED, f"inference failed: {failure}", where=self.name)
+            self._settle(batch, now, error)
+            return [(ticket, Outcome(error=error)) for ticket in batch.tickets]
+        if not slot.detached and now - batch.started > self._overdue_s:
+            return self._give_up(slot, batch, now, OrchError(Kind.DEADLINE, "inference does not end", where=self.name))
         return []
 
-    def _failed(self, slot: _Slot, batch: Batch, now: float, error: OrchError) -> list[tuple[Ticket, Outcome]]:
-        if slot.detached:
-            return []
-        self._failed_in_a_row += 1
-        for _ in batch.tickets:
-            self._recorder.failed(now)
-        return [(ticket, Outcome(error=error)) for ticket in batch.tickets]
+    @property
+    def _overdue_s(self) -> float:
+        """Seconds after which an inference is given up."""
+        return max(OVERDUE_MIN_S, OVERDUE_FACTOR * (self._scheduler.service_s or 0.0), self.settings.timeout_s)
+
+    @property
+    def longest_s(self) -> float:
+        """Return the longest time in seconds until a request is answered, whatever happens, while somebody ticks."""
+        return self.settings.timeout_s + self._overdue_s + CLOSE_TIMEOUT_S
+
+    def _give_up(self, slot: _Slot, batch: Batch, now: float, error: OrchError) -> list[tuple[Ticket, Outcome]]:
+        """Answer the callers of an inference that still runs; the slot stays taken until it ends. Lock held."""
+        self._settle(batch, now, error)
+        slot.detached = True
+        slot.request.cancel()
+        return [(ticket, Outcome(error=error, abandoned=True)) for ticket in batch.tickets]
+
+    def probe(self) -> None:
+        """Start a made-up inference if the pool is idle and none ended well of late; call as often as `tick`."""
+        with self._lock:
+            now = self._clock()
+            if self._probe_inputs is None or not self._probe_due(now):
+                return
+            self._probed = now
+            admitted = self._scheduler.admit(now, deadline=math.inf)
+            assert isinstance(admitted, Ticket), admitted
+            admitted.payload = _Work(self._probe_inputs, _nobody)
+            self._probe = admitted
+            self._scheduler.queue(admitted, self.batch)
+            ended = self._dispatch()
+        self._deliver(ended)
+
+    def _probe_due(self, now: float) -> bool:
+        scheduler = self._scheduler
+        idle = not (scheduler.queued or scheduler.receiving) and all(slot.detached for slot in self._running)
+        free = bool(self._idle) and scheduler.in_flight < scheduler.limits.slots
+        every = max(PROBE_EVERY_S, (scheduler.service_s or 0.0) / PROBE_SHARE)
+        due = now - max(self._last_good, self._probed) >= every
+        return due and idle and free and not scheduler.draining
+
+    @property
+    def last_good_s_ago(self) -> float:
+        """Return how long ago the last good inference ended, in seconds."""
+        return self._clock() - self._last_good
 
     @property
     def wedged(self) -> bool:
@@ -347,41 +477,71 @@ class Pool:
 
     @property
     def healthy(self) -> bool:
-        """Tell whether inferences end well: none hangs everywhere, and the last few did not all fail."""
-        return not self.wedged and self._failed_in_a_row < 3
+        """Tell whether inferences end well: none hangs everywhere, neither the last few nor the last probe failed."""
+        return not self.wedged and not self._probe_failed and self._failed_in_a_row < FAILED_MAX
+
+    @property
+    def forked(self) -> bool:
+        """Tell whether this process is a fork of the one that started the pool, without the engine's threads."""
+        return os.getpid() != self._pid
 
     @property
     def draining(self) -> bool:
         """Tell whether new requests are refused."""
         return self._scheduler.draining
 
-    def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests, finish the admitted ones, and tell whether all ended within `timeout_s`."""
+    def refuse(self) -> None:
+        """Refuse new requests from now on."""
         with self._lock:
             self._scheduler.draining = True
             self._check_drained()
-        deadline = self._clock() + timeout_s
-        while not self._drained.wait(0.05):
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests, and tell whether all admitted ones were answered within `timeout_s`."""
+        self.refuse()
+        stop = time.monotonic() + timeout_s
+        while not self._drained.wait(max(0.0, min(0.05, stop - time.monotonic()))):
             self.tick()
-            if self._clock() >= deadline:
-                return False
+            if time.monotonic() >= stop:
+                return self._drained.is_set()
         return True
 
     def _check_drained(self) -> None:
-        if self._scheduler.draining and self._scheduler.idle:
+        waiting = self._scheduler.queued or self._scheduler.receiving or self._answering
+        if self._scheduler.draining and not waiting and all(slot.detached for slot in self._running):
             self._drained.set()
 
     def close(self) -> None:
-        """Give the model back; what still waits is answered UNAVAILABLE. A hung inference keeps its memory."""
+        """Give the model back; what waits is answered UNAVAILABLE, what runs has 5 s to end.
+
+        A hung inference keeps the model's memory. Not to be called from a callback. In a fork it does nothing: the
+        model is the parent's.
+        """
+        if self.forked:
+            return
         with self._lock:
-            self._scheduler.draining = True
-            gone = self._scheduler.expire(math.inf)
-            stuck = bool(self._running)
+            if self._closed:
+                return
+            self._closed = self._scheduler.draining = True
+            now = self._clock()
+            dropped = self._scheduler.expire(math.inf)
+            for _ in dropped:
+                self._recorder.failed(now)
+            self._check_drained()
+        self._deliver([(ticket, Outcome(error=self._gone())) for ticket in dropped])
+        self.drain(CLOSE_TIMEOUT_S)
+        with self._lock:
+            left = [ended for slot in tuple(self._running) for ended in self._abandon(slot)]
+            stuck = bool(self._running or self._answering)
             self._idle.clear()
-        error = OrchError(Kind.UNAVAILABLE, "the pool was closed", where=self.name)
-        self._deliver([(ticket, Outcome(error=error)) for ticket in gone])
+        self._deliver(left)
         if not stuck:
             self.compiled.close()
+
+    def _abandon(self, slot: _Slot) -> list[tuple[Ticket, Outcome]]:
+        if slot.batch is None or slot.detached:
+            return []
+        return self._give_up(slot, slot.batch, self._clock(), self._gone())
 
     def observe(self, read: Callable[[Recorder], Observed]) -> Observed:
         """Return what `read` makes of the recorder, while nothing changes it."""
@@ -427,9 +587,32 @@ def derive_queue_limit(settings: PoolSettings, concurrency: int, rows: int, serv
     return min(QUEUE_LIMIT_MAX, max(concurrency, rows, math.ceil(concurrency * budget / max(service_s, 1e-6))))
 
 
-def _split(outputs: tuple[Array, ...], batch: Batch) -> list[tuple[Array, ...]]:
+def _split(outputs: tuple[Array, ...], batch: Batch, rows: int) -> list[tuple[Array, ...]]:
+    if any(output.ndim == 0 or output.shape[0] != rows for output in outputs):
+        shapes = ", ".join(str(list(output.shape)) for output in outputs)
+        raise OrchError(Kind.FAILED, f"the outputs do not carry the {rows} rows of the batch: {shapes}")
     parts, row = [], 0
     for ticket in batch.tickets:
         parts.append(tuple(output[row : row + ticket.rows] for output in outputs))
         row += ticket.rows
     return parts
+
+
+def _outcomes(batch: Batch, parts: Sequence[tuple[Array, ...]], now: float) -> list[tuple[Ticket, Outcome]]:
+    service = now - batch.started
+    return [
+        (ticket, Outcome(part, None, ticket.started - ticket.arrived, service))
+        for ticket, part in zip(batch.tickets, parts, strict=False)  # no parts: nobody waits any more
+    ]
+
+
+def _tell(done: Done, outcome: Outcome) -> None:
+    """Call back; what a caller's code raises must not reach the engine, nor keep others from being told (trap 18)."""
+    try:
+        done(outcome)
+    except Exception:
+        log.exception("our bug, or the caller's: a callback raised")
+
+
+def _nobody(_outcome: Outcome) -> None:
+    """Take the outcome of a probe; the pool has noted it."""

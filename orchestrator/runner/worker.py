@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.backend.base import Actual, Backend, CompileRequest
@@ -16,6 +17,8 @@ from orchestrator.runner.pool import Pool, PoolSettings
 
 DRAIN_TIMEOUT_S = 30.0  # for the requests that an old pool has admitted
 TICK_S = 0.05
+log = logging.getLogger("orch.worker")
+
 Progress = Callable[[str, str, str], None]
 """Takes model, phase (compiling, checking, swapped, updated, draining, deleted, failed) and a message for people."""
 
@@ -39,56 +42,78 @@ class Worker:
         self._backend = backend
         self._on_change = on_change
         self._applying = threading.Lock()
+        self._swapping = threading.Lock()  # held for an instant: between the last look and the swap nobody closes
         self._stopped = threading.Event()
         self._ticker: threading.Thread | None = None
         self.plan: DeploymentPlan | None = None
         self.served: Mapping[str, ServedModel] = {}
+        self._retiring: set[Pool] = set()
 
     def start(self) -> None:
-        """Start the clockwork that expires requests and finds failed inferences."""
+        """Start the clockwork that expires requests, finds failed inferences and tries idle pools."""
         self._ticker = threading.Thread(target=self._tick, name="orch-tick", daemon=True)
         self._ticker.start()
 
     def _tick(self) -> None:
         while not self._stopped.wait(TICK_S):
-            for served in tuple(self.served.values()):
-                served.pool.tick()
+            for pool in (*(served.pool for served in self.served.values()), *tuple(self._retiring)):
+                _look_after(pool)
 
     def apply(self, plan: DeploymentPlan, progress: Progress) -> tuple[Change, ...]:
         """Make the pools as `plan` says, all or nothing; raise OrchError and keep what runs when a model fails.
 
         New pools are built and checked beside the old ones, then all are swapped at once, then the old ones drain.
         """
+        progress = _unfailing(progress)
         with self._applying:
             changes = tuple(change for change in diff(self.plan, plan) if change.model is not None)
             planned = {model.name: model for model in plan.models}
             built = self._build_all(changes, planned, progress)
-            old = self.served
-            self.served = {name: built.get(name) or self._updated(name, planned[name]) for name in planned}
-            self.plan = plan
+            gone = self._swap(plan, planned, built)
             self._on_change(self.served)
+            for served in gone:
+                served.pool.refuse()  # only now: who is refused asks for the successor
             self._report(changes, progress)
-            gone = [served for name, served in old.items() if name in built or name not in planned]
         for served in gone:
             self._retire(served, progress)
         return changes
+
+    def _swap(
+        self, plan: DeploymentPlan, planned: Mapping[str, ModelPlan], built: Mapping[str, ServedModel]
+    ) -> list[ServedModel]:
+        """Put the new pools in their places, and return the old ones; raise UNAVAILABLE when closed meanwhile."""
+        with self._swapping:
+            closed = self._stopped.is_set()
+            if not closed:
+                old = self.served
+                gone = [served for name, served in old.items() if name in built or name not in planned]
+                self._retiring.update(served.pool for served in gone)
+                self.served = {name: built.get(name) or self._updated(name, planned[name]) for name in planned}
+                self.plan = plan
+        if closed:
+            _close(built.values())
+            raise OrchError(Kind.UNAVAILABLE, "the worker was closed", where=plan.name)
+        return gone
 
     def _build_all(
         self, changes: tuple[Change, ...], planned: Mapping[str, ModelPlan], progress: Progress
     ) -> dict[str, ServedModel]:
         built: dict[str, ServedModel] = {}
         failures: list[OrchError] = []
-        for change in changes:
-            if change.action not in ("create", "replace") or change.model is None:
-                continue
-            try:
-                built[change.model] = self._build(planned[change.model], progress)
-            except OrchError as error:
-                progress(change.model, "failed", str(error))
-                failures.append(error)
+        try:
+            for change in changes:
+                if change.action not in ("create", "replace") or change.model is None:
+                    continue
+                try:
+                    built[change.model] = self._build(planned[change.model], progress)
+                except OrchError as error:
+                    progress(change.model, "failed", str(error))
+                    failures.append(error)
+        except BaseException:
+            _close(built.values())
+            raise
         if failures:
-            for served in built.values():
-                served.pool.close()
+            _close(built.values())
             raise OrchError(Kind.FAILED, [problem for failure in failures for problem in failure.problems])
         return built
 
@@ -98,7 +123,7 @@ class Worker:
         try:
             actual = compiled.actual()
             progress(plan.name, "checking", f"on {', '.join(actual.execution_devices)}")
-            checked = check(compiled, plan.name)
+            checked = check(compiled, plan.name, batch=plan.batch)
             pool = Pool(
                 plan.name,
                 compiled,
@@ -107,9 +132,10 @@ class Worker:
                 requests=plan.requests or actual.optimal_requests,
                 batch=plan.batch,
                 service_s=checked.service_s,
+                probe=checked.inputs,
             )
             pool.start()
-        except OrchError:
+        except BaseException:
             compiled.close()
             raise
         return ServedModel(plan, actual, checked, pool)
@@ -118,6 +144,7 @@ class Worker:
         served = self.served[name]
         if served.plan == plan:
             return served
+        served.pool.version = plan.version
         served.pool.reconfigure(settings(plan))
         return ServedModel(plan, served.actual, served.checked, served.pool)
 
@@ -131,21 +158,49 @@ class Worker:
         progress(served.plan.name, "draining", "finishing what the old pool has admitted")
         served.pool.drain(DRAIN_TIMEOUT_S)
         served.pool.close()
+        self._retiring.discard(served.pool)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests everywhere, and tell whether the admitted ones ended within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
+        for served in self.served.values():
+            served.pool.refuse()
         drained = [served.pool.drain(max(0.0, deadline - time.monotonic())) for served in self.served.values()]
         return all(drained)
 
     def close(self) -> None:
-        """Stop the clockwork and give the models back."""
-        self._stopped.set()
+        """Stop the clockwork and give the models back; an `apply` that is under way ends as UNAVAILABLE."""
+        with self._swapping:
+            self._stopped.set()
+            served, self.served = self.served, {}
         if self._ticker is not None:
             self._ticker.join(timeout=5.0)
-        served, self.served = self.served, {}
-        for model in served.values():
-            model.pool.close()
+        _close(served.values())
+
+
+def _unfailing(progress: Progress) -> Progress:
+    """Return a progress that cannot stop a change half-way: whoever listens may have gone."""
+
+    def tell(model: str, phase: str, message: str) -> None:
+        try:
+            progress(model, phase, message)
+        except Exception:
+            log.exception("cannot tell the progress of %s: %s %s", model, phase, message)
+
+    return tell
+
+
+def _look_after(pool: Pool) -> None:
+    try:
+        pool.tick()
+        pool.probe()
+    except Exception:  # the clockwork of all pools must not stop for one
+        log.exception("our bug, please report it: looking after pool %s", pool.name)
+
+
+def _close(served: Iterable[ServedModel]) -> None:
+    for model in served:
+        model.pool.close()
 
 
 def compile_request(plan: ModelPlan) -> CompileRequest:
