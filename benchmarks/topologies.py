@@ -36,6 +36,10 @@ MOBILENET_V2_STAGES: Final = (
 # ResNet-50 (He et al. 2015, table 1): inner channels, blocks, first stride; outer channels are four times inner.
 RESNET50_STAGES: Final = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 IMAGENET_CLASSES: Final = 1000
+# SSDLite at 320 x 320 (Sandler et al. 2018, section 6.2), cut to three scales: anchors at each place of 20, 10, 5.
+DETECTOR_SIZE: Final = 320
+DETECTOR_ANCHORS: Final = (3, 6, 6)
+COCO_CLASSES: Final = 91
 # The size published as BERT-Mini (Turc et al. 2019, arXiv 1908.08962), with the vocabulary of BERT-base-uncased.
 BERT_LAYERS: Final = 4
 BERT_HIDDEN: Final = 256
@@ -167,15 +171,42 @@ def _inverted_residual(weights: Weights, data: ov.Node, expansion: int, channels
     return ops.add(data, narrow) if has_shortcut else narrow
 
 
+def _mobilenet_stages(weights: Weights, image: ov.Node) -> list[ov.Node]:
+    """Add MobileNetV2 up to its last 1x1 convolution; return what each stage gives, that convolution's output last."""
+    outputs = [weights.convolution(image, 32, 3, stride=2, act="relu6")]
+    for expansion, channels, repeats, stride in MOBILENET_V2_STAGES:
+        data = outputs[-1]
+        for repeat in range(repeats):
+            data = _inverted_residual(weights, data, expansion, channels, stride if repeat == 0 else 1)
+        outputs.append(data)
+    return [*outputs, weights.convolution(outputs[-1], 1280, 1, act="relu6")]
+
+
 def mobilenet_v2(weights: Weights) -> ov.Model:
     """Build MobileNetV2 1.0: ``image`` [1,3,224,224] -> ``logits`` [1,1000], 0.3 G multiply-adds."""
     image = _input("image", [1, 3, 224, 224])
-    data = weights.convolution(image, 32, 3, stride=2, act="relu6")
-    for expansion, channels, repeats, stride in MOBILENET_V2_STAGES:
-        for repeat in range(repeats):
-            data = _inverted_residual(weights, data, expansion, channels, stride if repeat == 0 else 1)
-    data = weights.convolution(data, 1280, 1, act="relu6")
+    data = _mobilenet_stages(weights, image)[-1]
     return _model("mobilenet_v2", [image], {"logits": _classify(weights, data, IMAGENET_CLASSES).output(0)})
+
+
+def _predict_at(weights: Weights, data: ov.Node, anchors: int, values: int) -> ov.Node:
+    """Predict ``values`` for each anchor at each place of a feature map: [batch, places * anchors, values]."""
+    filtered = weights.depthwise(data, 3, 1, act="relu6")
+    scored = ops.transpose(weights.convolution(filtered, anchors * values, 1, act="none"), _integers(0, 2, 3, 1))
+    return ops.reshape(scored, _integers(0, -1, values), special_zero=True)
+
+
+def detector(weights: Weights) -> ov.Model:
+    """Build an SSDLite: ``image`` [1,3,320,320] -> ``boxes`` [1,1950,4], ``scores`` [1,1950,91]; no suppression."""
+    image = _input("image", [1, 3, DETECTOR_SIZE, DETECTOR_SIZE])
+    stages = _mobilenet_stages(weights, image)
+    narrow = weights.convolution(stages[-1], 256, 1, act="relu6")
+    extra = weights.convolution(weights.depthwise(narrow, 3, 2, act="relu6"), 512, 1, act="relu6")
+    maps = list(zip((stages[5], stages[-1], extra), DETECTOR_ANCHORS, strict=True))
+    boxes = [_predict_at(weights, data, anchors, 4) for data, anchors in maps]
+    scores = [_predict_at(weights, data, anchors, COCO_CLASSES) for data, anchors in maps]
+    outputs = {"boxes": ops.concat(boxes, 1), "scores": ops.sigmoid(ops.concat(scores, 1))}
+    return _model("detector", [image], {name: node.output(0) for name, node in outputs.items()})
 
 
 def _bottleneck(weights: Weights, data: ov.Node, inner: int, stride: int) -> ov.Node:
@@ -331,6 +362,7 @@ def passthrough(_: Weights) -> ov.Model:
 BUILDERS: Final[Mapping[str, Callable[..., ov.Model]]] = {
     "mobilenet_v2": mobilenet_v2,
     "resnet50": resnet50,
+    "detector": detector,
     "bert_small": bert_small,
     "tiny_mlp": tiny_mlp,
     "dynamic_mlp": dynamic_mlp,

@@ -16,6 +16,7 @@ FREE = 3  # what a dynamic dimension is set to
 OUTPUTS = {
     "mobilenet_v2": {"logits": (1, 1000)},
     "resnet50": {"logits": (1, 1000)},
+    "detector": {"boxes": (1, 1950, 4), "scores": (1, 1950, 91)},
     "bert_small": {"pooled": (1, 256)},
     "tiny_mlp": {"scores": (1, 8)},
     "dynamic_mlp": {"scores": (FREE, 8)},
@@ -134,7 +135,7 @@ def test_sequence_length_is_an_option() -> None:
     assert [list(port.shape) for port in model.inputs] == [[1, 16], [1, 16]]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "bert_small", "int8_cnn", "tiny_mlp"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "detector", "bert_small", "int8_cnn", "tiny_mlp"])
 def test_static_models_can_be_reshaped_to_a_batch(name: str) -> None:
     model = topologies.build(name)
     model.reshape({port.any_name: [2, *list(port.shape)[1:]] for port in model.inputs})
