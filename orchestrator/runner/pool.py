@@ -26,12 +26,11 @@ import numpy as np
 
 from orchestrator.backend.base import DTYPES, Array, CompiledModel, InferRequest
 from orchestrator.errors import Kind, OrchError
+from orchestrator.scheduling.bound import QUEUE_LIMIT_DEFAULT, queue_bound
 from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler, Ticket
 from orchestrator.telemetry.recorder import Recorder
 from orchestrator.telemetry.snapshot import PoolSnapshot
 
-QUEUE_LIMIT_DEFAULT = 128  # without an SLO: enough for the callers of one machine, small enough to be refused in time
-QUEUE_LIMIT_MAX = 1000  # with an SLO and a very fast model; more only hides that the pool is full
 OVERDUE_FACTOR = 20  # an inference that takes this many times its usual time,
 OVERDUE_MIN_S = 5.0  # and at least this long, is given up: its callers are answered, its slot stays taken
 FAILED_MAX = 3  # so many failed inferences in a row are no accident
@@ -177,7 +176,13 @@ class Pool:
 
     def _bound(self) -> None:
         limits = self._scheduler.limits
-        queue = derive_queue_limit(self.settings, limits.slots * limits.rows, limits.rows, self._scheduler.service_s)
+        queue = queue_bound(
+            limits.slots * limits.rows,
+            limits.rows,
+            self._scheduler.service_s,
+            slo_latency_s=self.settings.slo_latency_s,
+            limit=self.settings.queue_limit,
+        )
         self._scheduler.reconfigure(Limits(limits.slots, limits.rows, queue, self.settings.memory_bytes))
 
     def admit(self, *, nbytes: int = 0, timeout_s: float | None = None) -> Ticket:
@@ -571,20 +576,6 @@ class Pool:
                 window=self._recorder.window(now, WINDOW_S),
                 recent=self._recorder.window(now, RECENT_S),
             )
-
-
-def derive_queue_limit(settings: PoolSettings, concurrency: int, rows: int, service_s: float | None) -> int:
-    """Return how many requests may wait: the manifest's number, else what can still be answered within the SLO.
-
-    Little's law: while the last one waits its budget (SLO less one service time), `concurrency` requests are served
-    each service time (planning-and-overload, admission step 3).
-    """
-    if settings.queue_limit is not None:
-        return settings.queue_limit
-    if settings.slo_latency_s is None or service_s is None:
-        return QUEUE_LIMIT_DEFAULT
-    budget = max(0.0, settings.slo_latency_s - service_s)
-    return min(QUEUE_LIMIT_MAX, max(concurrency, rows, math.ceil(concurrency * budget / max(service_s, 1e-6))))
 
 
 def _split(outputs: tuple[Array, ...], batch: Batch, rows: int) -> list[tuple[Array, ...]]:

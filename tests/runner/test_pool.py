@@ -20,12 +20,11 @@ from orchestrator.runner.pool import (
     FAILED_MAX,
     OVERDUE_MIN_S,
     PROBE_EVERY_S,
-    QUEUE_LIMIT_DEFAULT,
     Outcome,
     Pool,
     PoolSettings,
-    derive_queue_limit,
 )
+from orchestrator.scheduling.bound import QUEUE_LIMIT_DEFAULT, queue_bound
 from tests.builders import a_tensor
 from tests.runner.rig import MODEL, TIMEOUT_S, Caller, Rig, Stubborn, backend, row
 
@@ -396,8 +395,8 @@ def test_the_queue_follows_the_slo_and_the_service_time() -> None:
     rig.complete()
     rig.pool.tick()
     assert rig.pool.snapshot().queue_limit == 4
-    assert derive_queue_limit(rig.settings, 2, 1, 0.0) == 1000
-    assert derive_queue_limit(rig.settings, 1, 8, 0.6) == 8
+    assert queue_bound(2, 1, 0.0, slo_latency_s=rig.settings.slo_latency_s) == 1000
+    assert queue_bound(1, 8, 0.6, slo_latency_s=rig.settings.slo_latency_s) == 8
 
 
 def test_draining_answers_everything_that_was_admitted() -> None:
