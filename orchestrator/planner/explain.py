@@ -1,0 +1,309 @@
+"""Says in a few plain sentences why a measured arm was chosen, what was proven, and what would change it."""
+
+from __future__ import annotations
+
+from math import exp, factorial, log
+
+from orchestrator.planner.decision import Capacity, Decision, Rejected
+from orchestrator.planner.plan import SloPlan
+from orchestrator.profiling.measurement import Arm, Proof
+
+MORE_THAN_A_TIE = 0.03  # relative; used where the decision does not carry its own resolution
+_STEPS = 60  # of a bisection: far below what is printed
+
+
+def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, cpus: int) -> tuple[str, ...]:
+    """Return the explanation of a decision: what, why, proof, floor, and last what would change it.
+
+    `rate_per_s` is the arrival rate asked for, `cpus` the cores that the arms were given. What is predicted is called
+    predicted, and what was not measured is not claimed. Same input, same sentences.
+    """
+    if not decision.compiled and decision.capacity is None and decision.proof is None:
+        return _not_measured(decision)
+    found = [
+        _choice(decision, slo),
+        _speed_up(decision, slo),
+        _runner_up(decision),
+        _batches(decision),
+        _verdict(decision, slo, rate_per_s),
+        _neighbours(decision.proof),
+        _floor(decision, slo),
+        _would_change(decision, slo, rate_per_s, cpus),
+    ]
+    return tuple(sentence for sentence in found if sentence)
+
+
+def rate(per_s: float) -> str:
+    """Return a rate for people: `61.3/s`."""
+    return f"{_figure(per_s)}/s"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people with three figures: `17.8 ms`, `1.25 s`."""
+    if 0 < seconds < 0.0009995:
+        return f"{_figure(seconds * 1e6)} us"
+    return f"{_figure(seconds * 1e3)} ms" if seconds < 0.9995 else f"{_figure(seconds)} s"
+
+
+def interval(capacity: Capacity) -> str:
+    """Return a capacity with its interval: `61/s (58 to 64)`."""
+    return f"{rate(capacity.per_s)} ({_figure(capacity.low_per_s)} to {_figure(capacity.high_per_s)})"
+
+
+def quantile(values: tuple[float, ...], percentile: float) -> float:
+    """Return the smallest of the values that `percentile` percent of them do not exceed; there must be one."""
+    ordered = sorted(values)
+    place = -(-len(ordered) * percentile // 100)  # rounded up
+    return ordered[min(len(ordered), max(1, int(place))) - 1]
+
+
+def streams_of(arm: Arm) -> int | None:
+    """Return the streams that the arm's properties state; None where a hint leaves them to OpenVINO."""
+    stated = arm.properties.get("NUM_STREAMS", "")
+    return int(stated) if stated.isdecimal() else None
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def _not_measured(decision: Decision) -> tuple[str, ...]:
+    arm = decision.arm
+    by = "as OpenVINO's hint has it" if arm.expression == "hint" else "as stated"
+    return (
+        f"{arm.name} on {arm.device}, {by}: nothing was measured.",
+        "Not verified: its latency and capacity on this machine are unknown.",
+        f"Would change: a measurement (`planning: {{mode: measure}}` and an `slo`), or the arm by hand.",
+    )
+
+
+def _choice(decision: Decision, slo: SloPlan | None) -> str:
+    arm = decision.arm
+    tried = _counted(decision.compiled, "arm") if decision.compiled else "the arms"
+    head = f"{arm.name} on {arm.device}, chosen after measuring {tried}"
+    if decision.seconds:
+        head += f" in {decision.seconds:.0f} s"
+    if decision.verdict == "infeasible":
+        return f"{arm.name} on {arm.device} comes nearest of {tried} measured."
+    if decision.capacity is None or slo is None:
+        return f"{head}: {_figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
+    return f"{head}: predicted to carry {interval(decision.capacity)} with {_promise(slo)}."
+
+
+def _service(decision: Decision) -> str:
+    return f"{duration(decision.service_s)} (p99 {duration(decision.service_p99_s)})"
+
+
+def _promise(slo: SloPlan) -> str:
+    return f"{slo.percentile:g} % of the answers within {duration(slo.latency_s)}"
+
+
+def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
+    """Compare with the best arm of other streams: fewer, thicker ones win only if threads speed a model up enough."""
+    other = _other_streams(decision)
+    if other is None or other.service_s is None:
+        return ""
+    mine, theirs = _threads_each(decision.arm), _threads_each(other.arm)
+    if mine is None or theirs is None or mine == theirs:
+        return ""
+    if mine > theirs:
+        gain = other.service_s / decision.alone_s
+        return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} while all streams are busy."
+    gain = decision.alone_s / other.service_s
+    text = f"{_counted(theirs, 'thread')} run one inference only {gain:.2f} times as fast as {_few(mine)}"
+    needed = _needed(decision, slo, streams_of(other.arm) or 1)
+    if needed is None or needed <= gain:
+        return text + "."
+    return f"{text}; about {needed:.2f} times would be needed for {other.arm.name} to carry as much."
+
+
+def _other_streams(decision: Decision) -> Rejected | None:
+    mine = decision.arm
+    alike = [
+        each
+        for each in decision.rejected
+        if each.arm.device == mine.device and each.arm.batch == mine.batch and streams_of(each.arm) != streams_of(mine)
+    ]
+    known = [each for each in alike if streams_of(each.arm) and each.service_s]
+    return max(known, key=lambda each: (_per_s(each), each.arm.name), default=None)
+
+
+def _threads_each(arm: Arm) -> int | None:
+    streams = streams_of(arm)
+    return arm.threads // streams if arm.threads and streams else None
+
+
+def _few(threads: int) -> str:
+    return "one" if threads == 1 else str(threads)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _per_s(rejected: Rejected) -> float:
+    return -1.0 if rejected.capacity is None else rejected.capacity.per_s
+
+
+def _needed(decision: Decision, slo: SloPlan | None, streams: int) -> float | None:
+    """Return the speed-up at which `streams` streams would carry the chosen capacity, by the closed formula."""
+    if slo is None or decision.capacity is None or decision.alone_s <= 0:
+        return None
+    per_s = decision.capacity.per_s
+    low, high = 0.0, min(slo.latency_s, streams / per_s)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if _response_s(middle, streams, per_s, slo.percentile) <= slo.latency_s:
+            low = middle
+        else:
+            high = middle
+    return decision.alone_s / low if low > 0 else None
+
+
+def _response_s(service_s: float, streams: int, per_s: float, percentile: float) -> float:
+    """Return the percentile of the latency of steady service under Poisson arrivals (Allen and Cunneen)."""
+    busy = per_s * service_s / streams
+    if busy >= 1:
+        return float("inf")
+    waits = _erlang_c(streams, per_s * service_s)
+    late = log(waits / (1 - percentile / 100)) if waits > 0 else 0.0
+    return service_s + max(0.0, late) * service_s / (2 * streams * (1 - busy))
+
+
+def _erlang_c(streams: int, load: float) -> float:
+    """Return the share of requests that wait; computed in logarithms' reach only up to 100 streams, then taken as 1."""
+    if streams > 100 or load <= 0:
+        return 0.0 if load <= 0 else 1.0
+    last = exp(streams * log(load)) / factorial(streams) * streams / (streams - load)
+    return last / (last + sum(load**k / factorial(k) for k in range(streams)))
+
+
+def _runner_up(decision: Decision) -> str:
+    best = max(decision.rejected, key=lambda each: (_per_s(each), each.arm.name), default=None)
+    if best is None or best.capacity is None or decision.capacity is None:
+        return ""
+    mine, theirs = decision.capacity.per_s, best.capacity.per_s
+    text = f"The next best, {best.arm.name}, is predicted to carry {interval(best.capacity)}"
+    if mine <= 0 or abs(theirs - mine) <= (decision.resolution or MORE_THAN_A_TIE) * mine:
+        return f"{text}, which this measurement cannot tell from the chosen one: {best.reason}."
+    if theirs > mine:
+        return f"{text}, but was not taken: {best.reason}."
+    return f"{text}, {100 * (1 - theirs / mine):.0f} % less."
+
+
+def _batches(decision: Decision) -> str:
+    """Say what gathering rows brings, from closed-loop rows a second of arms that differ in the batch only."""
+    arms = [(decision.arm, decision.per_s), *((each.arm, each.per_s) for each in decision.rejected)]
+    measured = [(arm, per_s) for arm, per_s in arms if per_s]
+    gains = [
+        (large.batch, faster / slower)
+        for large, faster in measured
+        for single, slower in measured
+        if large.batch > 1 and single.batch == 1 and _unbatched(large) == _unbatched(single)
+    ]
+    if not gains:
+        return ""
+    batch, gain = max(gains, key=lambda each: (each[1], -each[0]))
+    taken = "and was taken" if decision.arm.batch == batch else "and was not taken"
+    return f"A batch of {batch} gives {gain:.2f} times the rows a second of single rows {taken}."
+
+
+def _unbatched(arm: Arm) -> tuple[object, ...]:
+    return arm.device, streams_of(arm), arm.threads, arm.properties.get("PERFORMANCE_HINT")
+
+
+def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
+    match decision.verdict:
+        case "infeasible":
+            return _infeasible(decision, slo, rate_per_s)
+        case "unverified":
+            return _unverified(decision, slo, rate_per_s)
+        case "verified" | "rejected" if decision.proof and slo:
+            text = f"{decision.verdict.capitalize()}: {_run(decision.proof, slo, rate_per_s)}"
+            return text if decision.verdict == "verified" else f"{text} The prediction was too hopeful."
+        case "rejected" if rate_per_s and decision.capacity and rate_per_s > decision.capacity.per_s:
+            return f"Rejected: {rate(rate_per_s)} was asked for, more than it is predicted to carry."
+        case _:
+            return f"{decision.verdict.capitalize()}, without the record of a run."
+
+
+def _run(proof: Proof, slo: SloPlan, rate_per_s: float | None) -> str:
+    at = rate(proof.rate_per_s)
+    if rate_per_s and abs(proof.rate_per_s / rate_per_s - 1) > 0.005:
+        at += f" ({proof.rate_per_s / rate_per_s:.2f} times the {rate(rate_per_s)} asked for)"
+    text = f"at {at}, {proof.misses} of {_counted(proof.sent, 'request')} missed {duration(slo.latency_s)}"
+    text += f" in an open loop ({proof.arrivals}) through the served path"
+    if proof.latency_s:
+        named = f"p{slo.percentile:g}"
+        text += f"; median {duration(quantile(proof.latency_s, 50))}, {named} "
+        text += duration(quantile(proof.latency_s, slo.percentile))
+    return text + "."
+
+
+def _infeasible(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
+    if slo and decision.floor_s is not None and decision.floor_s > slo.latency_s:
+        return f"Infeasible: no arm answers within {duration(slo.latency_s)} at p{slo.percentile:g}, even unloaded."
+    if slo and decision.capacity and rate_per_s and rate_per_s > decision.capacity.per_s:
+        most = rate(decision.capacity.per_s)
+        return (
+            f"Infeasible: {rate(rate_per_s)} was asked for, and the most that any arm is predicted to carry within"
+            f" {duration(slo.latency_s)} is {most}."
+        )
+    return "Infeasible: no arm measured here holds the SLO."
+
+
+def _unverified(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
+    if slo is None:
+        return "Not verified: without an SLO there is nothing to prove."
+    if decision.proof:
+        reason = decision.proof.reason.rstrip(".")
+        return f"Not verified: {reason}. What was seen: {_run(decision.proof, slo, rate_per_s)}"
+    if rate_per_s is None:
+        return "Not verified: no rate was asked for, so none was proven; the capacity is a prediction."
+    return "Not verified: no open-loop run was made; the capacity is a prediction."
+
+
+def _neighbours(proof: Proof | None) -> str:
+    if proof is None or not proof.host.tainted():
+        return ""
+    shares = (("other processes", proof.host.foreign), ("the hypervisor", proof.host.steal))
+    taken = [f"{who} took {100 * share:.0f} %" for who, share in shares if share > 0.005]
+    if proof.host.throttled > 0.005:
+        taken.append(f"the quota held back {100 * proof.host.throttled:.0f} %")
+    return f"During the run {' and '.join(taken)} of the CPU time: it tells of this machine as busy as that."
+
+
+def _floor(decision: Decision, slo: SloPlan | None) -> str:
+    if decision.floor_s is None or slo is None:
+        return ""
+    return f"The floor here is {duration(decision.floor_s)}: the lowest p{slo.percentile:g} of any arm without load."
+
+
+def _would_change(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, cpus: int) -> str:
+    others = _surroundings(decision.arm, cpus)
+    if slo is None:
+        return f"Would change: an SLO, or {others}."
+    if decision.verdict in ("infeasible", "rejected"):
+        return f"Would change: {_remedies(decision, slo, rate_per_s)}{others}."
+    limits = []
+    if decision.capacity:
+        limits.append(f"a rate above {rate(decision.capacity.per_s)}")
+    if decision.proof and decision.verdict == "verified":
+        limits[-1:] = [f"{limit} (above {rate(decision.proof.rate_per_s)} unproven)" for limit in limits[-1:]]
+    if decision.floor_s is not None:
+        limits.append(f"an SLO below {duration(decision.floor_s)}")
+    return f"Would change: {', '.join([*limits, others])}."
+
+
+def _remedies(decision: Decision, slo: SloPlan, rate_per_s: float | None) -> str:
+    """Return what to ask for instead, each followed by a comma and a space."""
+    if decision.floor_s is not None and decision.floor_s > slo.latency_s:
+        return f"an SLO above {duration(decision.floor_s)}, "
+    if rate_per_s and decision.capacity and decision.capacity.per_s < rate_per_s:
+        return f"a rate below {rate(decision.capacity.per_s)}, a longer latency, "
+    return "a lower rate, a longer latency, "
+
+
+def _surroundings(arm: Arm, cpus: int) -> str:
+    cores = f"another number of cores than {cpus}, " if "CPU" in arm.device or arm.device == "AUTO" else ""
+    return f"{cores}or another load beside it" if cores else "another load beside it"
