@@ -8,7 +8,11 @@ expected it is the rest of that tensor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -429,6 +433,8 @@ class Connection(asyncio.BufferedProtocol):
     def _is_taking_answers(self, now: float) -> bool:
         """Tell whether answers are on their way; cut a client that takes nothing of them."""
         unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            unsent += self._in_kernel()
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
         elif unsent and now - self._unsent_since > self._shared.limits.stall_s:
@@ -436,6 +442,13 @@ class Connection(asyncio.BufferedProtocol):
         if unsent:
             self.since = now  # other waits begin when the answer has gone out
         return unsent > 0
+
+    def _in_kernel(self) -> int:
+        """Return the bytes that the client has not acknowledged; the kernel takes megabytes at a time from us."""
+        with contextlib.suppress(OSError):
+            count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
+            return int.from_bytes(count, sys.byteorder)
+        return 0
 
     def _overdue_head(self, waited: float) -> None:
         limits = self._shared.limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
@@ -14,9 +15,10 @@ RECHECK_S = 2.0  # so that a token can be rotated without a restart
 class TokenFile:
     """Keeps the token of a file; a file that cannot be read any more keeps the last one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._checked = 0.0
+        self._clock = clock
+        self._checked = clock()
         self._token = self._load()
 
     def _load(self) -> str:
@@ -30,7 +32,7 @@ class TokenFile:
 
     def read(self) -> str | None:
         """Return the token, at most RECHECK_S old."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._checked > RECHECK_S:
             self._checked = now
             with contextlib.suppress(OrchError):  # fail closed: the old token goes on being asked for

@@ -81,12 +81,14 @@ class Running:
 def a_loop() -> Iterator[asyncio.AbstractEventLoop]:
     """Run uvloop in a thread, as the worker process does."""
     loop = uvloop.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(DEADLINE_S)
-    loop.close()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(DEADLINE_S)
+        loop.close()
 
 
 @contextlib.contextmanager
@@ -107,8 +109,10 @@ def serving(loop: asyncio.AbstractEventLoop, served: Mapping[str, Served], **opt
         return plane, http, port
 
     plane, http, port = asyncio.run_coroutine_threadsafe(begin(), loop).result(DEADLINE_S)
-    yield Running(loop, plane, http, port, bugs)
-    asyncio.run_coroutine_threadsafe(http.stop(0.0), loop).result(DEADLINE_S)
+    try:
+        yield Running(loop, plane, http, port, bugs)
+    finally:
+        asyncio.run_coroutine_threadsafe(http.stop(0.0), loop).result(DEADLINE_S)
     assert bugs == []
 
 
