@@ -56,6 +56,41 @@ def simulate(
     return [run.fates[number] for number in range(len(run.fates))]
 
 
+def simulate_closed(
+    callers: int,
+    count: int,
+    service_s: ServiceTimes,
+    limits: Limits,
+    *,
+    timeout_s: float = inf,
+    expected_s: float | None = None,
+) -> list[Fate]:
+    """Return the fates of the first `count` requests of callers that each wait for their answer, then ask again.
+
+    A caller that was refused asks again when `retry_after_s` says. Same input, same result.
+    """
+    run = _Run(Scheduler(limits, service_s=expected_s), service_s)
+    ready = [(0.0, caller) for caller in range(callers)]
+    owner: dict[int, int] = {}
+    number = 0
+    while number < count:
+        if not ready or (run.next_end <= ready[0][0]):
+            ready_at = run.next_end
+            assert ready_at < inf, "every caller waits, and nothing runs"
+            run.until(ready_at)
+        else:
+            now, caller = heapq.heappop(ready)
+            owner[number] = caller
+            run.arrive(number, now, timeout_s, 1, 0)
+            number += 1
+        for answered in [key for key in owner if key in run.fates]:
+            fate = run.fates[answered]
+            pause_s = run.retry_after_s if fate.cause is not None else 0.0
+            heapq.heappush(ready, (fate.ended + pause_s, owner.pop(answered)))
+    run.until(inf)
+    return [run.fates[number] for number in range(count)]
+
+
 class _Run:
     """One simulation: the scheduler, what runs, and what became of each request so far, by its number."""
 
@@ -67,6 +102,16 @@ class _Run:
         self._now = 0.0
         self._next_tick = TICK_S
         self.fates: dict[int, Fate] = {}
+
+    @property
+    def next_end(self) -> float:
+        """Return when the next inference ends; infinity when none runs."""
+        return self._running[0][0] if self._running else inf
+
+    @property
+    def retry_after_s(self) -> float:
+        """Return how long a refused caller is told to wait."""
+        return self._scheduler.retry_after_s()
 
     def arrive(self, number: int, now: float, timeout_s: float, rows: int, nbytes: int) -> None:
         """Let a request in or refuse it, and start what can be started."""

@@ -1,0 +1,330 @@
+"""How much an arm can take: the largest arrival rate at which the SLO holds, by simulating the pool that will serve.
+
+The pool's own scheduler is driven on a virtual clock with measured service times. What the closed loop of a profile
+cannot show is put in by two corrections, each learned where it can be seen:
+
+- `front_end_s`: CPU time of the server for each request. While all cores compute, it takes its time from one of them;
+  an inference spread over all cores then waits at every layer for the slower one, an inference on one core of two
+  only when the front end happens to fall on its own core, and not at all while another core idles. So the service
+  time grows by 1 / (1 - rate x front_end_s x share of the cores x chance that no core idles).
+- `inflation`: observed over predicted service time, from a proof that went otherwise than predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from orchestrator.planner.decision import Capacity
+from orchestrator.scheduling.arrivals import Arrivals, gaps, scaled
+from orchestrator.scheduling.bound import queue_bound
+from orchestrator.scheduling.scheduler import Limits
+from orchestrator.scheduling.simulate import Fate, simulate, simulate_closed
+
+LOAD_MAX = 0.9  # of the throughput: above, a queue is at the mercy of what no short profile shows
+COARSE, FINE = 4000, 12_000  # requests simulated for one rate: about 15 and 45 ms
+COARSE_STEP, FINE_STEP = 1.04, 1.01  # the rates that are told apart
+RESAMPLES = 40  # for the interval: its ends are the second-lowest and second-highest five percent
+SIMULATION_ERROR = 0.02  # of a capacity: what another seed of the arrivals changes (tests/planner/test_capacity.py)
+STALL_MAX = 0.5  # the front end cannot take more of an inference's cores than a fair scheduler would give it
+INFLATION_MIN, INFLATION_MAX = 0.8, 4.0  # what a proof may teach: beyond, something else is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is known of an arm's service times, in seconds.
+
+    `alone_s`: of single inferences; `busy_s`: with all `slots` taken, one tuple for each block that was measured.
+    `cores_share`: part of the cores that one inference computes on, 0 where it is not on the CPU.
+    """
+
+    alone_s: tuple[float, ...]
+    busy_s: tuple[tuple[float, ...], ...]
+    slots: int
+    rows: int = 1
+    cores_share: float = 0.0
+    front_end_s: float = 0.0
+    inflation: float = 1.0
+
+    @property
+    def pooled_s(self) -> tuple[float, ...]:
+        """Return the service times with all slots taken, of all blocks."""
+        return tuple(sample for block in self.busy_s for sample in block)
+
+    @property
+    def most_per_s(self) -> float:
+        """Return the requests a second that it serves when all slots are taken and every batch is full."""
+        return self.slots * self.rows / (_mean(self.pooled_s) * self.inflation)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What the callers need, and the queue in front of the arm, as the pool will have it."""
+
+    latency_s: float
+    percentile: float
+    arrivals: Arrivals = "poisson"
+    callers: int | None = None
+    """How many wait for their answers, where `arrivals` is closed."""
+    timeout_s: float = math.inf
+    queue_limit: int | None = None
+
+    @property
+    def share(self) -> float:
+        """Return the share of the requests that must be in time."""
+        return self.percentile / 100
+
+
+def quantile(samples: Sequence[float], share: float) -> float:
+    """Return the smallest sample that at least this share of them does not exceed."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered), max(1, math.ceil(share * len(ordered) - 1e-9))) - 1]
+
+
+def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
+    """Return the largest rate at which the SLO holds, with the interval that the samples leave open.
+
+    Rates share their arrivals' and service times' chance, so the figure is as steady as its samples; same input, same
+    result. Above 0.9 of the throughput nothing is planned. Closed callers: the throughput with as many of them as hold
+    the SLO.
+    """
+    if need.arrivals == "closed":
+        per_s = _closed_capacity(service, need, seed)
+    else:
+        per_s = _open_capacity(service, need, seed)
+    low, high = _interval(service, need, seed)
+    formula = formula_capacity(service, need) if service.rows == 1 and need.arrivals == "poisson" else None
+    return Capacity(per_s=per_s, low_per_s=per_s * low, high_per_s=per_s * high, formula_per_s=formula)
+
+
+def _open_capacity(service: Service, need: Need, seed: int) -> float:
+    if quantile(service.alone_s, need.share) * service.inflation > need.latency_s:
+        return 0.0
+    ceiling = LOAD_MAX * service.most_per_s
+    start = formula_capacity(replace(service, rows=1), need) or 0.3 * ceiling
+
+    def holds(count: int) -> Callable[[float], bool]:
+        chance = _Chance.draw(need.arrivals, count, seed)
+        return lambda rate: _missed(_fates(service, need, rate, chance), need) <= 1 - need.share + 1e-12
+
+    coarse = boundary(holds(COARSE), min(start, ceiling), ceiling, COARSE_STEP)
+    return boundary(holds(FINE), coarse, ceiling, FINE_STEP) if coarse else 0.0
+
+
+def boundary(holds: Callable[[float], bool], start: float, ceiling: float, step: float) -> float:
+    """Return the largest rate up to `ceiling` that holds, to a factor of `step`, 0 where none above 1/1000 of it does.
+
+    Begins at `start`, doubles its stride until it has the boundary between two rates, and halves what is between.
+    """
+    stride = step
+    if holds(start):
+        low = start
+        while low < ceiling:
+            high = min(ceiling, low * stride)
+            if not holds(high):
+                break
+            low, stride = high, stride * stride
+        else:
+            return ceiling
+    else:
+        high = start
+        while True:
+            low = high / stride
+            if low < ceiling / 1000:
+                return 0.0
+            if holds(low):
+                break
+            high, stride = low, stride * stride
+    while high / low > step:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class _Chance:
+    """What is drawn once for all rates: the gaps, where each service time stands among its kin, who is alone."""
+
+    gaps: list[float]
+    places: list[float]
+    meets: list[float]
+
+    @classmethod
+    def draw(cls, kind: Arrivals, count: int, seed: int) -> _Chance:
+        chance = Random(seed + 1)
+        unit = [] if kind == "closed" else gaps(kind, count, seed)
+        return cls(unit, [chance.random() for _ in range(count)], [chance.random() for _ in range(count)])
+
+
+def _fates(service: Service, need: Need, rate_per_s: float, chance: _Chance) -> list[Fate]:
+    times = _service_times(service, rate_per_s, chance)
+    mean = _mean(service.pooled_s) * service.inflation
+    return simulate(
+        scaled(chance.gaps, rate_per_s),
+        lambda number, _rows: times[number],
+        _limits(service, need, mean),
+        timeout_s=need.timeout_s,
+        expected_s=mean,
+    )
+
+
+def _limits(service: Service, need: Need, mean_s: float) -> Limits:
+    concurrency = service.slots * service.rows
+    queue = queue_bound(concurrency, service.rows, mean_s, slo_latency_s=need.latency_s, limit=need.queue_limit)
+    return Limits(service.slots, service.rows, queue)
+
+
+def _service_times(service: Service, rate_per_s: float, chance: _Chance) -> list[float]:
+    """Return a service time for each inference, slowed down by the front end and by who runs beside it at this rate.
+
+    An inference meets busy neighbours about as often as another slot is busy: by the load.
+    """
+    load = min(1.0, rate_per_s / service.most_per_s)
+    slow = service.inflation / (1 - _stall(service, rate_per_s, load))
+    alone, busy = sorted(service.alone_s), sorted(service.pooled_s)
+    return [
+        slow * (busy[int(place * len(busy))] if meet < load or service.slots == 1 else alone[int(place * len(alone))])
+        for place, meet in zip(chance.places, chance.meets, strict=True)
+    ]
+
+
+def _stall(service: Service, rate_per_s: float, load: float) -> float:
+    """Return the share of its time for which an inference waits for a core that the front end has."""
+    if service.cores_share * service.slots < 1 - 1e-9:
+        return 0.0  # a core is always left to the front end
+    none_idle = load ** (service.slots - 1)
+    return min(STALL_MAX, rate_per_s * service.front_end_s * service.cores_share * none_idle)
+
+
+def _missed(fates: Sequence[Fate], need: Need) -> float:
+    missed = sum(fate.cause is not None or fate.latency_s > need.latency_s for fate in fates)
+    return missed / len(fates)
+
+
+def _closed_capacity(service: Service, need: Need, seed: int) -> float:
+    """Return the throughput of the most callers, up to those there are, whose requests are all in time often enough."""
+    callers = need.callers or 1
+    chance = _Chance.draw("closed", COARSE, seed)
+    low, high, best = 0, callers + 1, 0.0
+    trial = callers
+    while high - low > 1:
+        fates = _closed_fates(service, need, trial, chance)
+        if _missed(fates, need) <= 1 - need.share + 1e-12:
+            low, best = trial, len(fates) / max(fate.ended for fate in fates)
+        else:
+            high = trial
+        trial = (low + high) // 2
+    return best
+
+
+def _closed_fates(service: Service, need: Need, callers: int, chance: _Chance) -> list[Fate]:
+    full = callers / (service.slots * service.rows)
+    times = _service_times(service, min(1.0, full) * service.most_per_s, chance)
+    mean = _mean(service.pooled_s) * service.inflation
+    return simulate_closed(
+        callers,
+        len(times),
+        lambda number, _rows: times[number],
+        _limits(service, need, mean),
+        timeout_s=need.timeout_s,
+        expected_s=mean,
+    )
+
+
+def latency_at(
+    service: Service, need: Need, rate_per_s: float, percentile: float | None = None, *, seed: int = 1
+) -> float:
+    """Return the predicted latency at a rate in seconds, infinite where so many are refused or dropped."""
+    fates = simulated(service, need, rate_per_s, FINE, seed=seed)
+    latencies = [fate.latency_s if fate.cause is None else math.inf for fate in fates]
+    return quantile(latencies, need.share if percentile is None else percentile / 100)
+
+
+def simulated(service: Service, need: Need, rate_per_s: float, count: int, *, seed: int = 1) -> list[Fate]:
+    """Return the fates of `count` requests at a rate (closed callers: of as many as there are)."""
+    chance = _Chance.draw(need.arrivals, count, seed)
+    if need.arrivals == "closed":
+        return _closed_fates(service, need, need.callers or 1, chance)
+    return _fates(service, need, rate_per_s, chance)
+
+
+def formula_capacity(service: Service, need: Need) -> float:
+    """Return the largest Poisson rate at which D_p + W_p stays within the SLO, for a batch of one.
+
+    W_p = max(0, ln(C / (1 - p)) D (1 + cv^2) / (2 c (1 - rho))) with Erlang's C: Allen and Cunneen's mean, an
+    exponential tail. Conservative by up to 15 % of the wait below 0.8 of the load.
+    """
+    samples = service.pooled_s
+    mean = _mean(samples) * service.inflation
+    spread = math.sqrt(_mean([(sample * service.inflation - mean) ** 2 for sample in samples])) / mean
+    budget = need.latency_s - quantile(samples, need.share) * service.inflation
+    if budget < 0:
+        return 0.0
+    low, high = 0.0, LOAD_MAX
+    for _ in range(30):
+        load = (low + high) / 2
+        wait = math.log(erlang_c(service.slots, load) / (1 - need.share))
+        wait *= mean * (1 + spread**2) / (2 * service.slots * (1 - load))
+        low, high = (load, high) if wait <= budget else (low, load)
+    return low * service.slots / mean
+
+
+def erlang_c(slots: int, load: float) -> float:
+    """Return the share of Poisson arrivals that must wait for one of `slots` at a load of 0 to below 1."""
+    offered = slots * load
+    blocked = 1.0
+    for number in range(1, slots + 1):
+        blocked = offered * blocked / (number + offered * blocked)
+    return max(1e-300, blocked / (1 - load * (1 - blocked)))
+
+
+def observed_inflation(
+    service: Service, need: Need, rate_per_s: float, latency_s: Sequence[float], *, seed: int = 1
+) -> float:
+    """Return by what the service times must be multiplied so that the simulated latencies are those observed.
+
+    Compared at the median and the 90th percentile of the answered, where even a short run has enough of them.
+    """
+    seen = [quantile(latency_s, share) for share in (0.5, 0.9)]
+
+    def slower_than_seen(factor: float) -> bool:
+        fates = simulated(replace(service, inflation=service.inflation * factor), need, rate_per_s, COARSE, seed=seed)
+        answered = [fate.latency_s for fate in fates if fate.cause is None] or [math.inf]
+        return (
+            sum(math.log(quantile(answered, share) / value) for share, value in zip((0.5, 0.9), seen, strict=True)) > 0
+        )
+
+    low, high = INFLATION_MIN, INFLATION_MAX
+    while high / low > FINE_STEP:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if slower_than_seen(middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+def _interval(service: Service, need: Need, seed: int) -> tuple[float, float]:
+    """Return the 90 % interval of a capacity as factors of it, by drawing blocks, then samples, again.
+
+    The closed formula stands in for the simulation: it moves alike, and a hundred times faster.
+    """
+    chance = Random(seed + 2)
+    point = _proxy(service, need)
+    ratios = sorted(_proxy(_resampled(service, chance), need) / point for _ in range(RESAMPLES))
+    edge = RESAMPLES // 20
+    return max(0.0, min(1.0, ratios[edge]) - SIMULATION_ERROR), max(1.0, ratios[-1 - edge]) + SIMULATION_ERROR
+
+
+def _proxy(service: Service, need: Need) -> float:
+    by_formula = formula_capacity(service, need) if service.rows == 1 and need.arrivals != "closed" else 0.0
+    return by_formula if by_formula > 0.05 * service.most_per_s else service.most_per_s
+
+
+def _resampled(service: Service, chance: Random) -> Service:
+    blocks = [chance.choice(service.busy_s) for _ in service.busy_s]
+    most = max(1, 400 // len(blocks))
+    return replace(service, busy_s=tuple(tuple(chance.choices(block, k=min(most, len(block)))) for block in blocks))
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return math.fsum(samples) / len(samples)
