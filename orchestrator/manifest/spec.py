@@ -246,10 +246,12 @@ class Resources(Strict):
 class Planning(Strict):
     """How a plan is found."""
 
-    mode: Literal["measure", "predict", "hint"] = "hint"
-    """`measure` tries arms on this machine, `predict` uses stored profiles only, `hint` plans by rule."""
+    mode: Literal["measure", "predict", "hint"] | None = None
+    """`measure` tries arms on this machine, `predict` uses stored profiles only, `hint` plans by rule. Default:
+    `measure` for models with an SLO that states a rate and without `compile`; `hint` for others, and always without an
+    SLO."""
     budget: Duration = 60.0
-    """Longest time that planning one model may take."""
+    """Longest time that measuring one model may take."""
 
 
 class Slo(Strict):

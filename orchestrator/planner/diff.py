@@ -112,7 +112,22 @@ def _details(old: ModelPlan, new: ModelPlan) -> list[str]:
         *_detail("expression", old.expression, new.expression),
         *_detail("streams", _open(old.streams), _open(new.streams)),
         *_detail("threads", _open(old.threads), _open(new.threads)),
+        *_written("capacity", _capacity(old), _capacity(new), _rates),
+        *_detail("verdict", old.verdict or "none", new.verdict or "none"),
+        *_written("inference", (old.service_s, old.service_p99_s), (new.service_s, new.service_p99_s), _seconds),
     ]
+
+
+def _capacity(plan: ModelPlan) -> tuple[float | None, ...]:
+    return (plan.capacity_per_s, plan.capacity_low_per_s, plan.capacity_high_per_s)
+
+
+def _rates(figures: tuple[float | None, ...]) -> str:
+    return "unknown" if figures[0] is None else format_rate(figures[0])
+
+
+def _seconds(figures: tuple[float | None, ...]) -> str:
+    return "not measured" if figures[0] is None else format_duration(figures[0])
 
 
 def _detail(subject: str, old: object, new: object) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from orchestrator.profiling.measurement import Verdict
 
 
 class Frozen(BaseModel):
@@ -76,11 +78,31 @@ class ModelPlan(Frozen):
     priority: Literal["critical", "default", "sheddable"] = "default"
     reasons: tuple[Reason, ...] = ()
     warnings: tuple[str, ...] = ()
+    capacity_per_s: float | None = None
+    """Largest arrival rate at which the SLO holds, as measured; this and the next five are None in a plan by rule."""
+    capacity_low_per_s: float | None = None
+    capacity_high_per_s: float | None = None
+    verdict: Verdict | None = None
+    """What the proof said of the SLO at its rate."""
+    service_s: float | None = None
+    """Median of one inference with all requests in flight."""
+    service_p99_s: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_measured(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the figures of a plan by rule, whose bytes and digest are those of versions that had none."""
+        fields: dict[str, Any] = dump(self)
+        return {key: value for key, value in fields.items() if value is not None or key not in MEASURED}
 
     def compile_key(self) -> str:
         """Return a digest of all that needs a new compiled model when it changes."""
         keys = {"source", "sha256", "device", "properties", "device_properties", "shapes", "batch", "requests"}
         return digest(self.model_dump_json(include=keys))
+
+
+MEASURED = frozenset(
+    {"capacity_per_s", "capacity_low_per_s", "capacity_high_per_s", "verdict", "service_s", "service_p99_s"}
+)
 
 
 class EndpointPlan(Frozen):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment, ModelSpec
 from orchestrator.planner import properties as keys
+from orchestrator.planner.decision import Decision
 from orchestrator.planner.demand import Case, Choice, check_compile, choose
 from orchestrator.planner.layout import ThreadClaim, share_threads
 from orchestrator.planner.memory import Need, check_memory, need_of
@@ -41,14 +43,18 @@ def resolve(
     taken_cpus: int = 0,
     token_file: str | None = None,
     fingerprint: str = "",
+    decisions: Mapping[str, Decision] | None = None,
+    notes: Iterable[str] = (),
 ) -> DeploymentPlan:
     """Return the plan of the deployment on this machine.
 
     `models` has what each model's file is, by the model's name. `cores` are the worker's own; without them it shares
-    the machine, of which other workers hold `taken_cpus`. Raise OrchError (INVALID or UNSUPPORTED) with every problem
-    of every model.
+    the machine, of which other workers hold `taken_cpus`. Models among `decisions` run as was measured, all others by
+    rule; `notes` are warnings of whoever looked for decisions. Raise OrchError (INVALID or UNSUPPORTED) with every
+    problem of every model.
     """
-    cpus, warnings = _cpus(deployment, inventory, cores, taken_cpus)
+    cpus, warnings = grant_cpus(deployment, inventory, cores, taken_cpus)
+    decisions = decisions or {}
     placed, problems = _place_all(deployment, inventory, models, cpus)
     worker = Worker(inventory.host, cpus, cores is not None, sum(one.placement.uses_cpu for one in placed))
     shares, problem = _shares(deployment, placed, worker)
@@ -58,12 +64,12 @@ def resolve(
     cases = [Case(one.spec, one.info, one.placement, worker, shares.get(one.spec.name, cpus)) for one in placed]
     plans, needs = [], []
     for case in sorted(cases, key=lambda case: case.spec.name):
-        plan, need = _plan_model(case)
+        plan, need = _plan_model(case, decisions.get(case.spec.name))
         plans.append(plan)
         needs.append(need)
     refusals, memory_warnings = check_memory(needs, inventory.host, deployment.spec.resources.memory, inventory.devices)
     _raise([_problem(deployment, None, Fault("resources.memory", what, "serve fewer models")) for what in refusals])
-    warnings += [*memory_warnings, *_planning_warnings(deployment), *_crowding_warnings(worker)]
+    warnings += [*memory_warnings, *_planning_warnings(deployment, decisions), *notes, *_crowding_warnings(worker)]
     endpoint = deployment.spec.endpoint
     return DeploymentPlan(
         name=deployment.metadata.name,
@@ -77,7 +83,7 @@ def resolve(
     )
 
 
-def _cpus(
+def grant_cpus(
     deployment: Deployment, inventory: Inventory, cores: tuple[int, ...] | None, taken_cpus: int
 ) -> tuple[int, list[str]]:
     """Return the cores that the models share, and what to say where these are fewer than asked for."""
@@ -159,14 +165,72 @@ def _claim(spec: ModelSpec, mean_rate: float) -> ThreadClaim:
     )
 
 
-def _plan_model(case: Case) -> tuple[ModelPlan, Need]:
+def _plan_model(case: Case, decision: Decision | None) -> tuple[ModelPlan, Need]:
+    plan = _by_rule(case)
+    if decision is not None:
+        plan = _as_decided(plan, decision)
+    need = need_of(plan.name, case.info, case.placement.devices, plan.batch, plan.requests or plan.streams or 1)
+    return plan, need
+
+
+def _as_decided(plan: ModelPlan, decision: Decision) -> ModelPlan:
+    """Return the plan with the arm that measuring chose, whole: exactly what was measured is what is compiled."""
+    arm, capacity = decision.arm, decision.capacity
+    streams = arm.properties.get(keys.NUM_STREAMS, "")
+    kept = [reason for reason in plan.reasons if reason.subject in _BESIDE_DECISIONS]
+    figures = {
+        "device": arm.device,
+        "expression": arm.expression,
+        "properties": dict(sorted(arm.properties.items())),
+        "device_properties": {name: dict(sorted(each.items())) for name, each in sorted(arm.device_properties.items())},
+        "streams": int(streams) if streams.isdecimal() else None,
+        "threads": arm.threads,
+        "batch": arm.batch,
+        "requests": arm.requests,
+        "capacity_per_s": capacity.per_s if capacity else None,
+        "capacity_low_per_s": capacity.low_per_s if capacity else None,
+        "capacity_high_per_s": capacity.high_per_s if capacity else None,
+        "verdict": decision.verdict,
+        "service_s": decision.service_s,
+        "service_p99_s": decision.service_p99_s,
+        "reasons": (*_decision_reasons(decision), *kept),
+        "warnings": (*plan.warnings, *_verdict_warnings(decision)),
+    }
+    return plan.model_copy(update=figures)
+
+
+_BESIDE_DECISIONS = frozenset({"device", "shapes", "queue", "priority", "properties"})
+"""Subjects of rules that stand beside a decision; all others say how an arm would have been chosen without it."""
+
+
+def _decision_reasons(decision: Decision) -> tuple[Reason, ...]:
+    sentences = decision.sentences or (f"{decision.arm.name}, chosen by measuring",)
+    proof = decision.proof
+    proofs = () if proof is None else (because("proof", f"{proof.verdict}: {proof.reason}"),)
+    return (*(because("measured", text) for text in sentences), *proofs)
+
+
+def _verdict_warnings(decision: Decision) -> tuple[str, ...]:
+    match decision.verdict:
+        case "verified":
+            return ()
+        case "unverified":
+            return ("the SLO was predicted and not proven by an open-loop run",)
+        case "rejected":
+            return ("the SLO does not hold at its rate: the open-loop run missed it; see the reasons",)
+        case "infeasible":
+            floor = "" if decision.floor_s is None else f": {decision.floor_s * 1e3:.3g} ms is the least it reaches"
+            return (f"the SLO cannot be held on this machine{floor}",)
+    assert_never(decision.verdict)
+
+
+def _by_rule(case: Case) -> ModelPlan:
     spec, placement = case.spec, case.placement
     choice = choose(case)
     threads, cpu_reasons, on_cpus = cpu_settings(case, choice)
     properties, device_properties, reasons, warnings = all_properties(case, choice, on_cpus)
     shapes, shape_reasons = _shapes(case)
-    streams = choice.streams if isinstance(choice.streams, int) else None
-    plan = ModelPlan(
+    return ModelPlan(
         name=spec.name,
         version=spec.version,
         source=case.info.path,
@@ -178,7 +242,7 @@ def _plan_model(case: Case) -> tuple[ModelPlan, Need]:
         properties=properties,
         device_properties=device_properties,
         shapes=shapes,
-        streams=streams,
+        streams=choice.streams if isinstance(choice.streams, int) else None,
         threads=threads,
         batch=choice.batch,
         requests=choice.requests,
@@ -191,8 +255,6 @@ def _plan_model(case: Case) -> tuple[ModelPlan, Need]:
         reasons=(*placement.reasons, *choice.reasons, *cpu_reasons, *shape_reasons, *reasons, _queue_reason(spec)),
         warnings=(*placement.warnings, *choice.warnings, *warnings, *_model_warnings(case, choice)),
     )
-    requests = choice.requests or streams or 1
-    return plan, need_of(spec.name, case.info, placement.devices, choice.batch, requests)
 
 
 def _shapes(case: Case) -> tuple[dict[str, list[int | str]], tuple[Reason, ...]]:
@@ -241,11 +303,16 @@ def _model_warnings(case: Case, choice: Choice) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _planning_warnings(deployment: Deployment) -> list[str]:
+def _planning_warnings(deployment: Deployment, decisions: Mapping[str, Decision]) -> list[str]:
+    """Say so where the manifest asks for measuring by name and nothing was measured."""
     mode = deployment.spec.planning.mode
-    if mode == "hint":
+    if mode in {None, "hint"}:
         return []
-    return [f"planning.mode is {mode}, which this version does not have: planned by rule; nothing was measured"]
+    without = [model.name for model in deployment.spec.models if model.name not in decisions]
+    if not without:
+        return []
+    why = "" if all(model.slo for model in deployment.spec.models) else " (a model without an SLO has no measure)"
+    return [f"planning.mode is {mode}, and nothing was measured of {', '.join(without)}{why}: planned by rule"]
 
 
 def _crowding_warnings(worker: Worker) -> list[str]:

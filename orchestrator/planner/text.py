@@ -111,9 +111,28 @@ def _settings(model: ModelPlan) -> list[tuple[str, str]]:
     rows.append(("queue", f"{queue}, memory {format_size(model.queue.memory_bytes)}"))
     if model.slo is not None:
         rows.append(("slo", _slo(model.slo)))
+    if model.verdict is not None:
+        rows.append(("measured", _measured(model)))
     if model.priority != "default":
         rows.append(("priority", model.priority))
     return rows
+
+
+def _measured(model: ModelPlan) -> str:
+    """Return verdict, capacity with its interval, and the time of one inference."""
+    parts = [str(model.verdict)]
+    if model.capacity_per_s is not None:
+        low, high = model.capacity_low_per_s, model.capacity_high_per_s
+        interval = f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else ""
+        parts.append(f"capacity {model.capacity_per_s:.3g}/s{interval}")
+    if model.service_s is not None:
+        p99 = f", p99 {_time(model.service_p99_s)}" if model.service_p99_s is not None else ""
+        parts.append(f"inference {_time(model.service_s)}{p99}")
+    return ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    return format_duration(float(f"{seconds:.3g}"))
 
 
 def _compared(model: ModelPlan, actual: Mapping[str, str]) -> list[str]:

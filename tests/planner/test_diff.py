@@ -152,6 +152,12 @@ OTHER: dict[str, tuple[object, str]] = {
     "priority": ("critical", "update"),
     "reasons": ((), "unchanged"),
     "warnings": (("careful",), "unchanged"),
+    "capacity_per_s": (61.0, "update"),
+    "capacity_low_per_s": (58.0, "update"),
+    "capacity_high_per_s": (64.0, "update"),
+    "verdict": ("verified", "update"),
+    "service_s": (0.01, "update"),
+    "service_p99_s": (0.02, "update"),
 }
 
 

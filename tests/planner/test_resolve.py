@@ -510,7 +510,8 @@ def test_a_request_waits_as_long_as_the_manifest_or_the_slo_allows(model: dict[s
 def test_what_was_not_measured_is_not_claimed(mode: str) -> None:
     plan = a_plan(planning={"mode": mode})
     assert plan.warnings == (
-        f"planning.mode is {mode}, which this version does not have: planned by rule; nothing was measured",
+        f"planning.mode is {mode}, and nothing was measured of detector (a model without an SLO has no measure): "
+        "planned by rule",
     )
 
 
