@@ -64,6 +64,12 @@ class Block(Facts):
     service_s: tuple[float, ...]
     """Seconds of each inference from its start to its end, in order."""
     host: Host = Host()
+    rate_per_s: float | None = None
+    """Of an open block: requests that arrived a second (poisson), with at most `concurrency` inferences under way."""
+    latency_s: tuple[float, ...] = ()
+    """Of an open block: seconds of each answered request from its scheduled arrival, in order of the answers."""
+    refused: int = 0
+    """Of an open block: requests that found the queue full."""
 
     @property
     def per_s(self) -> float:
