@@ -90,10 +90,8 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
     result. Above 0.9 of the throughput nothing is planned. Closed callers: the throughput with as many of them as hold
     the SLO.
     """
-    if need.arrivals == "closed":
-        per_s = _closed_capacity(service, need, seed)
-    else:
-        per_s = _open_capacity(service, need, seed)
+    find = _closed_capacity if need.arrivals == "closed" else _open_capacity
+    per_s = find(service, need, seed)
     low, high = _interval(service, need, seed)
     formula = formula_capacity(service, need) if service.rows == 1 and need.arrivals == "poisson" else None
     return Capacity(per_s=per_s, low_per_s=per_s * low, high_per_s=per_s * high, formula_per_s=formula)
