@@ -1,0 +1,129 @@
+"""What a search asks to have done, and what it is told: the whole talk between deciding and measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.inventory.model import ModelInfo
+from orchestrator.manifest.spec import ModelSpec
+from orchestrator.planner.capacity import Need
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.verdict import Test
+from orchestrator.profiling.measurement import Arm, Block, Proof, ReadBack
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Run one block: compile the arm if it is not yet, warm it up, keep `concurrency` inferences under way."""
+
+    arm: Arm
+    concurrency: int | None
+    """None: as many as the compiled model has requests; the block's own figure says how many that were."""
+    seconds: float
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Serve the arm and send requests by a schedule, in blocks, until the test decides or `seconds` are over."""
+
+    arm: Arm
+    rate_per_s: float
+    """Of the arrivals; for closed callers what they are expected to reach."""
+    need: Need
+    test: Test
+    seed: int
+    seconds: float
+    """Longest time of sending, gaps included."""
+    gap_s: float
+    """Idle time between blocks of `test.block` requests, after the last answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do."""
+
+    decision: Decision
+
+
+Step = Measure | Verify | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A block, and what is known of its arm since it was compiled."""
+
+    block: Block
+    actual: ReadBack
+    compile_s: float
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The step could not be done: the arm is out, and `reason` says why in one line."""
+
+    reason: str
+
+
+Result = Measured | Proof | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be found out for one model."""
+
+    model: str
+    model_sha256: str
+    need: Need | None
+    """None where no SLO is given: then OpenVINO's hint is taken, and only measured for the record."""
+    rate_per_s: float | None = None
+    """At which the SLO must hold; None asks for the most."""
+    cpus: int = 1
+    budget_s: float = 60.0
+    headroom: float = 1.25
+    """By how much the capacity shall exceed the rate."""
+    front_end_s: float = 0.0
+    """CPU time of the server for each request."""
+    strict: bool = False
+    """Demand the exact binomial proof."""
+    seed: int = 1
+    predict: bool = False
+    """Prove nothing; where a stored profile has arms, measure nothing either."""
+
+
+def question_of(
+    spec: ModelSpec,
+    info: ModelInfo,
+    *,
+    cpus: int,
+    budget_s: float = 60.0,
+    predict: bool = False,
+    strict: bool = False,
+    front_end_s: float = 0.0,
+    seed: int = 1,
+) -> Question:
+    """Return the question that the manifest asks for one model on so many cores."""
+    slo, traffic = spec.slo, spec.traffic
+    need = None
+    if slo is not None:
+        need = Need(
+            latency_s=slo.latency,
+            percentile=slo.percentile,
+            arrivals=traffic.arrivals,
+            callers=traffic.concurrency if traffic.arrivals == "closed" else None,
+            timeout_s=spec.queue.timeout or slo.latency,
+            queue_limit=spec.queue.limit,
+        )
+    return Question(
+        model=spec.name,
+        model_sha256=info.sha256,
+        need=need,
+        rate_per_s=slo.rate if slo else None,
+        cpus=cpus,
+        budget_s=budget_s,
+        front_end_s=front_end_s,
+        strict=strict,
+        seed=seed,
+        predict=predict,
+    )
