@@ -17,6 +17,7 @@ import math
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ class Pool:
             slot = self._idle.popleft()
             error = self._start(slot, batch, now)
             if error is not None:
-                ended += [(ticket, Outcome(error=error)) for ticket in batch.tickets]
+                ended += _failed(batch, error)
         return ended
 
     def _start(self, slot: _Slot, batch: Batch, now: float) -> OrchError | None:
@@ -278,7 +279,7 @@ class Pool:
         try:
             slot.request.start(self._inputs(slot, batch))
         except OrchError as error:
-            return self._start_failed(slot, batch, now, error)
+            return self._start_failed(slot, batch, now, _fresh(error))
         except Exception as error:  # noqa: BLE001 - whatever the engine throws must not cost the slot
             return self._start_failed(
                 slot, batch, now, OrchError(Kind.FAILED, f"cannot start: {error}", where=self.name)
@@ -319,7 +320,7 @@ class Pool:
         if not isinstance(parts, OrchError):
             outcomes += _outcomes(batch, parts, now)
         else:
-            outcomes += [(ticket, Outcome(error=parts)) for ticket in batch.tickets]
+            outcomes += _failed(batch, parts)
         with self._lock:
             if slot.detached:  # its callers were told long ago; but it did end
                 self._note_good(now)
@@ -341,7 +342,7 @@ class Pool:
             outputs = slot.request.outputs()
             return _split(outputs, batch, self.batch) if self.batch > 1 else (outputs,)
         except OrchError as error:
-            return error
+            return _fresh(error)
         except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
             return OrchError(Kind.FAILED, f"cannot read the outputs: {error}", where=self.name)
 
@@ -423,7 +424,7 @@ class Pool:
                 return []
             error = OrchError(Kind.FAILED, f"inference failed: {failure}", where=self.name)
             self._settle(batch, now, error)
-            return [(ticket, Outcome(error=error)) for ticket in batch.tickets]
+            return _failed(batch, error)
         if not slot.detached and now - batch.started > self._overdue_s:
             return self._give_up(slot, batch, now, OrchError(Kind.DEADLINE, "inference does not end", where=self.name))
         return []
@@ -443,7 +444,7 @@ class Pool:
         self._settle(batch, now, error)
         slot.detached = True
         slot.request.cancel()
-        return [(ticket, Outcome(error=error, abandoned=True)) for ticket in batch.tickets]
+        return _failed(batch, error, abandoned=True)
 
     def probe(self) -> None:
         """Start a made-up inference if the pool is idle and none ended well of late; call as often as `tick`."""
@@ -597,12 +598,23 @@ def _outcomes(batch: Batch, parts: Sequence[tuple[Array, ...]], now: float) -> l
     ]
 
 
+def _fresh(error: OrchError) -> OrchError:
+    """Return the error without what it drags along: frames that keep arrays and the engine's callback alive."""
+    return OrchError(error.kind, error.problems)
+
+
+def _failed(batch: Batch, error: OrchError, *, abandoned: bool = False) -> list[tuple[Ticket, Outcome]]:
+    """Return an outcome for each request, with an error of its own: many threads will raise them."""
+    return [(ticket, Outcome(error=_fresh(error), abandoned=abandoned)) for ticket in batch.tickets]
+
+
 def _tell(done: Done, outcome: Outcome) -> None:
     """Call back; what a caller's code raises must not reach the engine, nor keep others from being told (trap 18)."""
     try:
         done(outcome)
-    except Exception:
-        log.exception("our bug, or the caller's: a callback raised")
+    except Exception:  # noqa: BLE001 - whatever a caller's code raises
+        # As text: a record that kept the traceback would keep the engine's callback alive (see _fresh).
+        log.error("a callback raised; our bug, or the caller's:\n%s", traceback.format_exc())
 
 
 def _nobody(_outcome: Outcome) -> None:
