@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LINE_LIMIT_BYTES = 64 * 2**20  # a manifest may hold 256 models, a plan with its reasons is larger still
 REQUEST_TIMEOUT_S = 10.0  # to read the one request line; callers are local
+CONNECT_TIMEOUT_S = 1.0  # a caller's loop waits for it; only a process that accepts nothing makes it long
+SOCKET_PATH_MAX = 100  # bytes; the kernel takes 108
 Json = dict[str, Any]
 Progress = Callable[[Json], Awaitable[None]]
 Method = Callable[[Json, Progress], Awaitable[Any]]
@@ -64,7 +66,7 @@ def stream(path: Path, method: str, params: Json | None = None, *, timeout_s: fl
 
 def _connect(connection: socket.socket, path: Path) -> None:
     """Connect, by way of /proc/self/fd where the path is longer than a socket address may be (108 bytes)."""
-    if len(os.fsencode(path)) < 100:
+    if len(os.fsencode(path)) < SOCKET_PATH_MAX:
         connection.connect(str(path))
         return
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
@@ -112,7 +114,15 @@ async def astream(path: Path, method: str, params: Json | None = None) -> AsyncI
     import asyncio  # as above
 
     try:
-        reader, writer = await asyncio.open_unix_connection(str(path), limit=LINE_LIMIT_BYTES)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            _connect(connection, path)  # at once: the kernel takes it into the backlog, or refuses
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LINE_LIMIT_BYTES)
+        except OSError:
+            connection.close()
+            raise
     except OSError as error:
         raise OrchError(
             Kind.UNAVAILABLE, f"cannot reach the process: {error.strerror or error}", where=str(path)
@@ -147,12 +157,24 @@ async def serve(
         finally:
             writer.close()
 
-    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once at start-up, before anything is served
-    mask = os.umask(0o177)
+    return await asyncio.start_unix_server(connected, sock=bind(path), limit=LINE_LIMIT_BYTES)
+
+
+def bind(path: Path) -> socket.socket:
+    """Return a unix socket bound to `path` (0600, replacing a stale one), however long the path is."""
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        return await asyncio.start_unix_server(connected, str(path), limit=LINE_LIMIT_BYTES)
+        os.fchmod(bound.fileno(), 0o600)  # Linux gives the file the mode that the socket has; umask is not ours alone
+        bound.bind(f"/proc/self/fd/{folder}/{path.name}" if len(os.fsencode(path)) >= SOCKET_PATH_MAX else str(path))
+    except OSError:
+        bound.close()
+        raise
     finally:
-        os.umask(mask)
+        os.close(folder)
+    bound.setblocking(False)
+    return bound
 
 
 async def _answer(

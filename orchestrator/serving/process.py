@@ -8,17 +8,20 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
+from pydantic import ValidationError
 
 from orchestrator.backend.base import Backend
 from orchestrator.errors import Kind, OrchError
@@ -27,6 +30,7 @@ from orchestrator.runner.worker import ServedModel, Worker
 from orchestrator.serving import admin
 from orchestrator.serving.dataplane import DataPlane, Served
 from orchestrator.serving.grpc_server import GrpcServer
+from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_server import HttpServer, listen
 from orchestrator.serving.monitor import STEP_S, Monitor
 from orchestrator.serving.oip import Signature
@@ -37,6 +41,8 @@ DRAIN_TIMEOUT_S = 30.0
 # Long enough that ordinary objects never wait for it, short enough that a slow leak of cycles is found.
 GC_THRESHOLDS = (50_000, 20, 50)
 
+FILES_KEPT = 200  # model files, engine, gRPC, control socket
+PROGRESS_TIMEOUT_S = 5.0  # for a caller to take a line of progress; then it is told no more
 log = logging.getLogger("orch.worker")
 
 
@@ -54,17 +60,45 @@ class Start:
 def run(start: Start, backend: Backend) -> int:
     """Serve until asked to stop; return the exit code: 0, or 1 when the plan cannot be run (see failure.json)."""
     gc.set_threshold(*GC_THRESHOLDS)
+    allow_many_files()
+    process = WorkerProcess(start, backend)
+    code = _run(process, start.state)
+    if process.compiling:
+        # Nothing interrupts a compilation, and what Python does at its end would wait for it or pull its memory away.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def _run(process: WorkerProcess, state: Path) -> int:
     try:
-        uvloop.run(WorkerProcess(start, backend).main())
+        uvloop.run(process.main())
     except OrchError as error:
-        _note_failure(start.state, error)
+        note_failure(state, error)
         for problem in error.problems:
             log.error("%s", problem)
         return 1
+    except Exception:
+        log.exception("our bug, please report it")
+        return 3
     return 0
 
 
-def _note_failure(state: Path, error: OrchError) -> None:
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: each connection is one, and most shells allow 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connections_allowed() -> int:
+    """Return how many HTTP connections the open files are enough for, leaving some for everything else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    default = HttpLimits().connections
+    return default if files == resource.RLIM_INFINITY else max(1, min(default, files - FILES_KEPT))
+
+
+def note_failure(state: Path, error: OrchError) -> None:
     with contextlib.suppress(OSError):
         (state / "failure.json").write_text(json.dumps(admin.error_to_json(error)))
 
@@ -85,11 +119,19 @@ class WorkerProcess:
         self._plane: DataPlane
         self._http: HttpServer | None = None
         self._listener = start.listener
+        self._http_socket_name: tuple[str, int] | None = None
         self._grpc: GrpcServer | None = None
         self._grpc_address: str | None = None
+        self._fds: asyncio.Server | None = None
         self._changing = asyncio.Lock()
+        self._applying: threading.Thread | None = None
         self._versions = (installed_version("orch-openvino"), _openvino_version())
         self._registry = make_registry(lambda: self._monitor.report(self._worker.plan, self._versions))
+
+    @property
+    def compiling(self) -> bool:
+        """Tell whether a change of the models still runs."""
+        return self._applying is not None and self._applying.is_alive()
 
     async def main(self) -> None:
         """Start, serve until stopped, and end cleanly; raise OrchError when the plan cannot be run."""
@@ -105,6 +147,8 @@ class WorkerProcess:
             await self._end()
         finally:
             control.close()
+            if self._fds is not None:
+                self._fds.close()
             await asyncio.to_thread(self._worker.close)
 
     async def _begin(self) -> bool:
@@ -136,9 +180,11 @@ class WorkerProcess:
                 lambda accept: render(self._registry, accept),
                 version=self._versions[0],
                 on_bug=self._bug,
+                limits=HttpLimits(connections=connections_allowed()),
                 token=read_token,
                 saturation=self._monitor.saturation_value,
             )
+            self._http_socket_name = self._listener.getsockname()[:2]  # the server closes the socket when it stops
             await self._http.start(self._listener)
             self._fds = await _offer_listener(self._start.state / "fds.sock", self._listener)
         if endpoint.grpc is not None:
@@ -147,9 +193,9 @@ class WorkerProcess:
             self._grpc_address = f"{host}:{await self._grpc.start()}"
 
     def _http_address(self) -> str | None:
-        if self._listener is None:
+        if self._http_socket_name is None:
             return None
-        host, port = self._listener.getsockname()[:2]
+        host, port = self._http_socket_name
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def _swap(self, served: Mapping[str, ServedModel]) -> None:
@@ -158,16 +204,23 @@ class WorkerProcess:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(STEP_S)
-            self._monitor.step()
+            try:
+                self._monitor.step()
+            except Exception as error:  # noqa: BLE001 - the next look may go well, and status must not grow stale
+                self._bug(error)
 
     async def _end(self) -> None:
+        await self._drain(DRAIN_TIMEOUT_S)
+        log.info("stopped")
+
+    async def _drain(self, timeout_s: float) -> bool:
+        """Accept no more, and tell whether all that is in flight ended within `timeout_s`."""
         self._state = "Draining"
         self._plane.draining = True
-        deadline = time.monotonic() + DRAIN_TIMEOUT_S
-        stops = [server.stop(DRAIN_TIMEOUT_S) for server in (self._http, self._grpc) if server is not None]
+        deadline = time.monotonic() + timeout_s
+        stops = [server.stop(timeout_s) for server in (self._http, self._grpc) if server is not None]
         await asyncio.gather(*stops)
-        await asyncio.to_thread(self._worker.drain, max(0.0, deadline - time.monotonic()))
-        log.info("stopped")
+        return await asyncio.to_thread(self._worker.drain, max(0.0, deadline - time.monotonic()))
 
     # The control socket
 
@@ -199,7 +252,7 @@ class WorkerProcess:
         }
 
     async def _on_apply(self, params: admin.Json, progress: admin.Progress) -> Any:
-        plan = DeploymentPlan.model_validate(params["plan"])
+        plan, generation = _plan(params), int(_number(params, "generation"))
         running = self._worker.plan
         if running is None or self._stopping.is_set():
             raise OrchError(Kind.UNAVAILABLE, "the worker is not serving yet, or not any more")
@@ -209,9 +262,9 @@ class WorkerProcess:
             self._state = "Changing"
             try:
                 changes = await self._apply(plan, progress)
-                self._generation = int(params["generation"])
+                self._generation = generation
             finally:
-                self._state = "Serving"
+                self._state = "Draining" if self._plane.draining else "Serving"
         models = [{"model": change.model, "action": change.action, "cause": change.cause} for change in changes]
         return {"ok": True, "models": models}
 
@@ -225,12 +278,14 @@ class WorkerProcess:
         async def forward() -> None:
             while (item := await told.get()) is not None:
                 self._note(item)
-                with contextlib.suppress(ConnectionError):
-                    await progress(item)  # a caller that went away does not stop what it asked for
+                # A caller that went away, or reads nothing, does not stop what it asked for.
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    await asyncio.wait_for(progress(item), PROGRESS_TIMEOUT_S)
 
         forwarding = asyncio.create_task(forward())
         try:
-            return await asyncio.to_thread(self._worker.apply, plan, tell)
+            future, self._applying = _in_daemon(lambda: self._worker.apply(plan, tell))
+            return await future
         finally:
             await told.put(None)
             await forwarding
@@ -244,9 +299,7 @@ class WorkerProcess:
 
     async def _on_drain(self, params: admin.Json, progress: admin.Progress) -> Any:
         del progress
-        self._plane.draining = True
-        self._state = "Draining"
-        return {"drained": await asyncio.to_thread(self._worker.drain, float(params["timeout_s"]))}
+        return {"drained": await self._drain(_number(params, "timeout_s"))}
 
     async def _on_stop(self, params: admin.Json, progress: admin.Progress) -> Any:
         del params, progress
@@ -270,12 +323,46 @@ async def _offer_listener(path: Path, listener: socket.socket) -> asyncio.Server
             socket.send_fds(channel, [b"http"], [listener.fileno()])
         writer.close()
 
-    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before anything is served
-    mask = os.umask(0o177)
+    return await asyncio.start_unix_server(connected, sock=admin.bind(path))
+
+
+def _plan(params: admin.Json) -> DeploymentPlan:
     try:
-        return await asyncio.start_unix_server(connected, str(path))
-    finally:
-        os.umask(mask)
+        return DeploymentPlan.model_validate(params.get("plan"))
+    except ValidationError as error:
+        raise OrchError(Kind.INVALID, f"not a plan: {error}") from None
+
+
+def _number(params: admin.Json, name: str) -> float:
+    value = params.get(name)
+    if isinstance(value, (int, float)) and value >= 0:
+        return value
+    raise OrchError(Kind.INVALID, f"{name} must be a number of at least 0, got {value!r}")
+
+
+Result = TypeVar("Result")
+
+
+def _in_daemon(work: Callable[[], Result]) -> tuple[asyncio.Future[Result], threading.Thread]:
+    """Run `work` in a thread that the end of the process need not wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: object) -> None:
+        if not future.done():
+            set_it(value)
+
+    def run() -> None:
+        try:
+            settled: tuple[Any, object] = (future.set_result, work())
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            settled = (future.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, *settled)
+
+    thread = threading.Thread(target=run, name="orch-apply", daemon=True)
+    thread.start()
+    return future, thread
 
 
 def signature(served: ServedModel) -> Signature:
