@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from orchestrator.inventory.device import Inventory
 
@@ -16,16 +17,20 @@ def fingerprint(inventory: Inventory) -> str:
 
     Name and kernel of the host are left out: equal machines of a fleet share their profiles.
     """
+    return hashlib.sha256(json.dumps(deciding_facts(inventory), sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def deciding_facts(inventory: Inventory) -> dict[str, Any]:
+    """Return what of the machine the fingerprint is made of, as plain values."""
     host = inventory.host
     memory = host.memory_bytes if host.memory_limit_bytes is None else min(host.memory_bytes, host.memory_limit_bytes)
-    facts = {
+    return {
         "cpu": host.cpu,
         "isa": sorted(host.isa),
         "effective_cpus": host.effective_cpus,
         "quota_cpus": host.quota_cpus,
         "threads_per_core": host.cores.threads_per_core,
-        "devices": sorted((device.name, device.full_name) for device in inventory.devices),
+        "devices": sorted([device.name, device.full_name] for device in inventory.devices),
         "memory_gib": round(memory / GIB),
         "openvino": inventory.openvino,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:DIGITS]

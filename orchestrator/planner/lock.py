@@ -1,0 +1,277 @@
+"""The lock: what measuring decided, for each machine, as plain data, and whether it still fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.inventory.device import Inventory
+from orchestrator.inventory.fingerprint import deciding_facts, fingerprint
+from orchestrator.inventory.model import ModelInfo
+from orchestrator.manifest.spec import Deployment, ModelSpec
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.modes import to_decide
+from orchestrator.planner.plan import Frozen, digest
+from orchestrator.units import format_duration, format_rate
+
+DIGITS = 4  # significant ones of a figure; more are noise, and would differ each time a person reviews
+DRIFT_MAX = 1.25  # times the profile's inference time: beyond it the profile is of another machine or model
+DIGEST_DIGITS = 12
+ASKED = ("device", "fallback", "slo", "traffic", "compile", "properties", "shapes", "priority")
+"""What of a model's manifest decides its plan."""
+
+
+class ValidWhile(Frozen):
+    """Until when a decision is to be believed."""
+
+    words: str
+    """For people; the figures below say the same."""
+    rate_per_s: float | None
+    """Arrivals a second, at most."""
+    service_s: float
+    """Median of one inference with all requests in flight, at most."""
+
+
+class LockedModel(Frozen):
+    """One model's decision."""
+
+    asked: dict[str, Any]
+    """What of the manifest decided it."""
+    valid_while: ValidWhile
+    proof_latency_s: dict[str, float] | None = None
+    """Percentiles of the proof's answers; the samples themselves are not kept here."""
+    decision: Decision
+
+
+class LockedDeployment(Frozen):
+    """One deployment's decisions on one machine; they hold together or not at all, because models share the cores."""
+
+    manifest: str
+    """Digest of all that was asked."""
+    cpus: int
+    """Cores that its models shared."""
+    models: dict[str, LockedModel]
+
+
+class LockedMachine(Frozen):
+    """One machine, told by its fingerprint."""
+
+    fingerprint: str
+    openvino: str
+    facts: dict[str, Any]
+    """What the fingerprint is made of, for people and to name what differs."""
+    deployments: dict[str, LockedDeployment]
+
+
+class Lock(Frozen):
+    """All that is locked for the deployments of one manifest file."""
+
+    api_version: Literal["orch/v1"] = "orch/v1"
+    kind: Literal["Lock"] = "Lock"
+    machines: tuple[LockedMachine, ...] = ()
+
+    def machine(self, fingerprint: str) -> LockedMachine | None:
+        """Return the machine of that fingerprint."""
+        return next((machine for machine in self.machines if machine.fingerprint == fingerprint), None)
+
+    def deployment(self, fingerprint: str, name: str) -> LockedDeployment | None:
+        """Return what is locked for the deployment on that machine."""
+        machine = self.machine(fingerprint)
+        return None if machine is None else machine.deployments.get(name)
+
+    def decisions(self, fingerprint: str, name: str) -> dict[str, Decision]:
+        """Return the decisions for the deployment on that machine, by model; none where it is not locked."""
+        locked = self.deployment(fingerprint, name)
+        return {} if locked is None else {model: each.decision for model, each in locked.models.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Why a lock does not fit: of what kind, of which model (None: of the whole deployment), and what to do."""
+
+    kind: Literal["missing", "machine", "openvino", "cores", "model", "slo", "manifest"]
+    model: str | None
+    what: str
+    hint: str
+
+
+AGAIN = "plan anew and review the difference: orch plan --write-lock"
+
+
+def settled(decision: Decision) -> Decision:
+    """Return the decision as a lock gives it back: figures rounded, samples of the proof left out.
+
+    Every plan is made of settled decisions, so that it has the same digest with the lock as without.
+    """
+    data = decision.model_dump()
+    if data["proof"] is not None:
+        data["proof"]["latency_s"] = ()
+    return Decision.model_validate(_rounded(data))
+
+
+def _rounded(value: Any) -> Any:
+    match value:
+        case float():
+            return float(f"{value:.{DIGITS}g}")
+        case dict():
+            return {key: _rounded(each) for key, each in value.items()}
+        case list() | tuple():
+            return tuple(_rounded(each) for each in value)
+    return value
+
+
+def locked(
+    lock: Lock | None,
+    deployment: Deployment,
+    inventory: Inventory,
+    cpus: int,
+    decisions: Mapping[str, Decision],
+) -> Lock:
+    """Return the lock with these decisions for the deployment on this machine in place of what it had for them."""
+    here, name = fingerprint(inventory), deployment.metadata.name
+    before = (lock or Lock()).machine(here)
+    specs = {model.name: model for model in deployment.spec.models}
+    models = {model: _locked_model(specs[model], decisions[model]) for model in sorted(decisions)}
+    entry = LockedDeployment(manifest=_manifest_digest(models, cpus), cpus=cpus, models=models)
+    deployments = {**(before.deployments if before else {}), name: entry}
+    machine = LockedMachine(
+        fingerprint=here,
+        openvino=inventory.openvino,
+        facts=_plain(deciding_facts(inventory)),
+        deployments={each: deployments[each] for each in sorted(deployments)},
+    )
+    others = [each for each in (lock or Lock()).machines if each.fingerprint != here]
+    return Lock(machines=tuple(sorted([*others, machine], key=lambda each: each.fingerprint)))
+
+
+def _locked_model(spec: ModelSpec, decision: Decision) -> LockedModel:
+    return LockedModel(
+        asked=asked_of(spec),
+        valid_while=_valid_while(decision),
+        proof_latency_s=_proof_latency(decision),
+        decision=settled(decision),
+    )
+
+
+def asked_of(spec: ModelSpec) -> dict[str, Any]:
+    """Return what of the model's manifest decides its plan, as the manifest writes it, without what is not said."""
+    told: dict[str, Any] = spec.model_dump(mode="json", include=set(ASKED), exclude_none=True)
+    return {key: told[key] for key in ASKED if told.get(key) not in (None, {}, [])}
+
+
+def _manifest_digest(models: Mapping[str, LockedModel], cpus: int) -> str:
+    asked = {name: model.asked for name, model in models.items()}
+    return digest(json.dumps([cpus, asked], sort_keys=True))[:DIGEST_DIGITS]
+
+
+def intact(deployment: LockedDeployment) -> bool:
+    """Tell whether what was asked is what the digest was made of: nobody has changed one without the other."""
+    return deployment.manifest == _manifest_digest(deployment.models, deployment.cpus)
+
+
+def _valid_while(decision: Decision) -> ValidWhile:
+    rate = None if decision.capacity is None else _rounded(decision.capacity.per_s)
+    service_s = _rounded(decision.service_s * DRIFT_MAX)
+    arrivals = "" if rate is None else f"at most {format_rate(rate)} arrive, "
+    slower = f"one inference takes at most {format_duration(service_s)} ({DRIFT_MAX:g} times the profile)"
+    words = f"{arrivals}{slower}, and machine, OpenVINO, model file and manifest stay as they are"
+    return ValidWhile(words=words, rate_per_s=rate, service_s=service_s)
+
+
+def _proof_latency(decision: Decision) -> dict[str, float] | None:
+    if decision.proof is None or not decision.proof.latency_s:
+        return None
+    ranked = sorted(decision.proof.latency_s)
+    last = len(ranked) - 1
+    return {f"p{share}": _rounded(ranked[round(last * share / 100)]) for share in (50, 95, 99)}
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as YAML would give it back, so that both compare equal."""
+    return json.loads(json.dumps(value))
+
+
+def drift(
+    lock: Lock,
+    deployment: Deployment,
+    infos: Mapping[str, ModelInfo],
+    inventory: Inventory,
+    cpus: int,
+    models: Collection[str] | None = None,
+) -> tuple[Drift, ...]:
+    """Return all that makes the lock not fit the deployment as it is now; nothing where it fits.
+
+    `infos` are the model files by model, `cpus` the cores that the models would share, `models` those that need a
+    decision (by default as the manifest says).
+    """
+    name = deployment.metadata.name
+    machine = lock.machine(fingerprint(inventory))
+    if machine is None:
+        return (_machine_drift(lock, inventory),)
+    found = machine.deployments.get(name)
+    if found is None:
+        return (Drift("missing", None, f"the lock has no deployment {name!r} for this machine", AGAIN),)
+    drifts = [] if cpus == found.cpus else [_cores_drift(found.cpus, cpus)]
+    specs = {model.name: model for model in deployment.spec.models}
+    wanted = to_decide(deployment) if models is None else models
+    for model in sorted({*found.models, *wanted}):
+        if model not in found.models:
+            drifts.append(Drift("manifest", model, "the lock does not have this model", AGAIN))
+        elif model not in specs:
+            drifts.append(Drift("manifest", model, "the manifest no longer has this model", AGAIN))
+        else:
+            drifts += _model_drift(specs[model], infos[model], found.models[model])
+    return tuple(drifts)
+
+
+def _cores_drift(before: int, now: int) -> Drift:
+    hint = "stop other deployments, state `resources.cpus`, or plan anew: orch plan --write-lock"
+    return Drift("cores", None, f"the lock is for {before} cores, and {now} are to be had now", hint)
+
+
+def _model_drift(spec: ModelSpec, info: ModelInfo, found: LockedModel) -> list[Drift]:
+    drifts = []
+    was, now = found.decision.model_sha256, info.sha256
+    if was != now:
+        what = f"the model file was {was[:12]}... and is {now[:12]}..."
+        drifts.append(Drift("model", spec.name, what, "put the file back, or plan anew: orch plan --write-lock"))
+    asked = _plain(asked_of(spec))
+    for key in ASKED:
+        before, after = found.asked.get(key), asked.get(key)
+        if before != after:
+            kind: Literal["slo", "manifest"] = "slo" if key == "slo" else "manifest"
+            drifts.append(Drift(kind, spec.name, f"{key} was {_words(before)} and is {_words(after)}", AGAIN))
+    return drifts
+
+
+def _words(value: Any) -> str:
+    match value:
+        case None:
+            return "not stated"
+        case dict():
+            return ", ".join(f"{key} {_words(each)}" for key, each in value.items())
+        case list():
+            return ", ".join(map(_words, value))
+    return str(value)
+
+
+def _machine_drift(lock: Lock, inventory: Inventory) -> Drift:
+    """Name what differs from the machine in the lock that is most like this one."""
+    if not lock.machines:
+        return Drift("missing", None, "the lock is empty", AGAIN)
+    here = _plain(deciding_facts(inventory))
+    differing = {machine.fingerprint: _differing(machine.facts, here) for machine in lock.machines}
+    nearest = min(lock.machines, key=lambda machine: (len(differing[machine.fingerprint]), machine.fingerprint))
+    keys = differing[nearest.fingerprint]
+    if keys == ["openvino"]:
+        what = f"the lock is for OpenVINO {nearest.openvino}, and this is {inventory.openvino}"
+        return Drift("openvino", None, what, "install that version, or plan anew: orch plan --write-lock")
+    facts = "; ".join(f"{key} {_words(nearest.facts.get(key))} there, {_words(here.get(key))} here" for key in keys)
+    what = f"the lock does not know this machine ({fingerprint(inventory)}); the most like it differs in {facts}"
+    return Drift("machine", None, what, "add this machine: orch plan --write-lock")
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    return [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]

@@ -1,0 +1,166 @@
+"""Locks: the same bytes, read back as written, merged by machine, and every drift told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import Kind, OrchError
+from orchestrator.inventory.device import Inventory
+from orchestrator.inventory.fingerprint import fingerprint
+from orchestrator.manifest.spec import Deployment
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.lock import Lock, drift, locked, settled
+from orchestrator.planner.lock_text import from_yaml, lock_name, to_yaml
+from tests.builders import a_deployment, a_model, a_model_info, an_inventory, model_infos
+from tests.builders_decision import a_decision
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "locks" / "resnet50.lock.yaml"
+SLO = {"latency": "200ms", "rate": "25/s"}
+SHA = a_model_info().sha256
+
+
+def wanted(name: str = "resnet50", **over: Any) -> Deployment:
+    return a_deployment(a_model(name, **{"slo": SLO, **over}))
+
+
+def decided(**over: Any) -> Decision:
+    return a_decision(model_sha256=SHA, sentences=("Two streams carry 41.5/s.", "Would change: SLO."), **over)
+
+
+def a_lock(deployment: Deployment | None = None, inventory: Inventory | None = None, cpus: int = 2) -> Lock:
+    return locked(None, deployment or wanted(), inventory or an_inventory(), cpus, {"resnet50": decided()})
+
+
+def drifts(lock: Lock, deployment: Deployment, inventory: Inventory | None = None, cpus: int = 2) -> list[str]:
+    found = drift(lock, deployment, model_infos(deployment), inventory or an_inventory(), cpus)
+    return [f"{each.kind} {each.model}: {each.what}" for each in found]
+
+
+def test_a_lock_reads_as_recorded(update_golden: bool) -> None:
+    text = to_yaml(a_lock())
+    if update_golden:
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_a_lock_is_read_back_as_it_was_written_and_written_again_with_the_same_bytes() -> None:
+    lock = a_lock()
+    text = to_yaml(lock)
+    assert from_yaml(text, "x.lock.yaml") == lock
+    assert to_yaml(from_yaml(text, "x.lock.yaml")) == text
+
+
+def test_decisions_come_back_settled_whatever_was_given() -> None:
+    decision = decided(service_s=0.123456789)
+    lock = locked(None, wanted(), an_inventory(), 2, {"resnet50": decision})
+    back = lock.decisions(fingerprint(an_inventory()), "shop")["resnet50"]
+    assert back == settled(decision) == settled(settled(decision))
+    assert back.service_s == 0.1235
+    assert back.proof is not None
+    assert back.proof.latency_s == ()
+
+
+def test_a_machine_is_added_beside_others_and_replaces_only_itself() -> None:
+    other = an_inventory(cpus=4)
+    both = locked(a_lock(), wanted(), other, 4, {"resnet50": decided(per_s=99.0)})
+    again = locked(both, wanted(), an_inventory(), 2, {"resnet50": decided(per_s=51.0)})
+    assert {machine.fingerprint for machine in again.machines} == {fingerprint(an_inventory()), fingerprint(other)}
+    assert again.decisions(fingerprint(other), "shop")["resnet50"].per_s == 99.0
+    assert again.decisions(fingerprint(an_inventory()), "shop")["resnet50"].per_s == 51.0
+
+
+def test_deployments_of_one_file_stand_side_by_side() -> None:
+    second = a_deployment(a_model("resnet50", slo=SLO), name="other")
+    lock = locked(a_lock(), second, an_inventory(), 2, {"resnet50": decided()})
+    assert drifts(lock, wanted()) == drifts(lock, second) == []
+
+
+def test_what_fits_has_no_drift() -> None:
+    assert drifts(a_lock(), wanted()) == []
+
+
+def test_what_does_not_decide_a_plan_is_no_drift() -> None:
+    assert drifts(a_lock(), wanted(queue={"limit": 5}, version="7")) == []
+
+
+# Seen to fail when `asked` was not compared, and when only the fingerprint was.
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        (
+            {"slo": {"latency": "100ms", "rate": "25/s"}},
+            "slo resnet50: slo was latency 200ms, percentile 99.0, rate 25/s "
+            "and is latency 100ms, percentile 99.0, rate 25/s",
+        ),
+        ({"device": "AUTO:CPU"}, "manifest resnet50: device was CPU and is AUTO:CPU"),
+        (
+            {"traffic": {"arrivals": "constant"}},
+            "manifest resnet50: traffic was arrivals poisson and is arrivals constant",
+        ),
+        (
+            {"properties": {"INFERENCE_PRECISION_HINT": "f32"}},
+            "manifest resnet50: properties was not stated and is INFERENCE_PRECISION_HINT f32",
+        ),
+        ({"shapes": {"image": [1, 3, 8, 8]}}, "manifest resnet50: shapes was not stated and is image 1, 3, 8, 8"),
+    ],
+)
+def test_drift_of_the_manifest_is_named_with_both_values(over: dict[str, Any], told: str) -> None:
+    assert drifts(a_lock(), wanted(**over)) == [told]
+
+
+def test_drift_of_the_model_file_is_named() -> None:
+    lock = locked(None, wanted(), an_inventory(), 2, {"resnet50": a_decision(model_sha256="b" * 64)})
+    assert drifts(lock, wanted()) == ["model resnet50: the model file was bbbbbbbbbbbb... and is aaaaaaaaaaaa..."]
+
+
+def test_drift_of_openvino_is_told_from_drift_of_the_machine() -> None:
+    newer = an_inventory().model_copy(update={"openvino": "2027.0.0"})
+    assert drifts(a_lock(), wanted(), newer) == [
+        "openvino None: the lock is for OpenVINO 2026.4.1, and this is 2027.0.0"
+    ]
+    (told,) = drifts(a_lock(), wanted(), an_inventory(cpus=4))
+    assert told.startswith("machine None: the lock does not know this machine (")
+    assert told.endswith("differs in effective_cpus 2 there, 4 here")
+
+
+def test_the_machine_most_like_this_one_is_compared_with() -> None:
+    lock = locked(a_lock(), wanted(), an_inventory(cpus=8, cpu="AMD EPYC"), 8, {"resnet50": decided()})
+    (told,) = drifts(lock, wanted(), an_inventory(cpus=4))
+    assert "effective_cpus 2 there, 4 here" in told
+
+
+def test_fewer_cores_than_planned_are_a_drift() -> None:
+    assert drifts(a_lock(), wanted(), cpus=1) == ["cores None: the lock is for 2 cores, and 1 are to be had now"]
+
+
+def test_models_that_came_and_went_are_named() -> None:
+    both = a_deployment(a_model("resnet50", slo=SLO), a_model("second", slo=SLO))
+    assert drifts(a_lock(), both) == ["manifest second: the lock does not have this model"]
+    only = a_deployment(a_model("second", slo=SLO))
+    assert "manifest resnet50: the manifest no longer has this model" in drifts(a_lock(), only)
+
+
+def test_a_deployment_that_is_not_in_the_lock_is_missing() -> None:
+    other = a_deployment(a_model("resnet50", slo=SLO), name="other")
+    assert drifts(a_lock(), other) == ["missing None: the lock has no deployment 'other' for this machine"]
+    assert drifts(Lock(), other) == ["missing None: the lock is empty"]
+
+
+def test_an_unknown_key_is_refused_at_its_line() -> None:
+    text = to_yaml(a_lock()).replace("openvino: 2026.4.1", "openvno: 2026.4.1", 1)
+    with pytest.raises(OrchError, match=r"x\.lock\.yaml:\d+:\d+: machines\[0\]") as caught:
+        from_yaml(text, "x.lock.yaml")
+    assert caught.value.kind is Kind.INVALID
+
+
+def test_what_was_asked_changed_by_hand_is_refused_at_its_line() -> None:
+    text = to_yaml(a_lock()).replace("200ms", "300ms", 1)
+    with pytest.raises(OrchError, match=r"x\.lock\.yaml:\d+:\d+: .*changed by hand"):
+        from_yaml(text, "x.lock.yaml")
+
+
+def test_the_lock_stands_beside_its_manifest() -> None:
+    assert (lock_name("shop.yaml"), lock_name("shop.yml")) == ("shop.lock.yaml", "shop.lock.yaml")
