@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
+from orchestrator.planner.report import Planned
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Profile, Proof, ReadBack
 
 SHA = "9f2c" * 16
@@ -203,3 +204,48 @@ def _an_arm_profile(arm: Arm, service_s: float, seed: int) -> ArmProfile:
         for concurrency in sorted({1, requests})
     )
     return ArmProfile(arm=arm, actual=a_read_back(arm), compile_s=0.8, blocks=blocks)
+
+
+def a_many_armed_decision() -> Decision:
+    """Return MobileNetV2 on eight cores with a dozen arms, not proven yet."""
+    base = 0.0046
+    shapes = [(8, 1), (4, 2), (2, 4), (1, 8)]
+    speed = {1: 1.0, 2: 0.54, 4: 0.31, 8: 0.2}
+    arms = [
+        a_rejected(
+            an_arm(streams, each, batch),
+            streams * batch / (base * speed[each] * (0.92 * batch + 0.08)) * (0.86 - 0.012 * streams - 0.03 * batch),
+            service_s=base * speed[each] * (0.92 * batch + 0.08),
+            per_s=streams * batch / (base * speed[each] * (0.92 * batch + 0.08)),
+        )
+        for batch in (1, 2, 4)
+        for streams, each in shapes
+    ]
+    ranked = sorted(arms, key=lambda each: -(each.capacity.per_s if each.capacity else 0))
+    best = ranked[0]
+    return a_decision(
+        model="mobilenet-v2",
+        arm=best.arm,
+        capacity=best.capacity,
+        service_s=best.service_s,
+        service_p99_s=(best.service_s or 0) * 1.1,
+        alone_s=(best.service_s or 0) * 0.97,
+        per_s=best.per_s,
+        verdict="unverified",
+        proof=None,
+        floor_s=0.0011,
+        rejected=tuple(ranked[1:]),
+        seconds=57.0,
+        compiled=12,
+    )
+
+
+def planned_examples() -> list[Planned]:
+    """Return one model of each verdict, as a report gets them."""
+    verified, many, late, hint = a_decision(), a_many_armed_decision(), an_infeasible_decision(), a_hint_decision()
+    return [
+        Planned(verified, an_slo(), 2, a_profile(verified)),
+        Planned(many, an_slo(0.03, rate_per_s=None), 8, a_profile(many, 8)),
+        Planned(late, an_slo(0.01), 2, a_profile(late)),
+        Planned(hint, None, 2),
+    ]

@@ -73,7 +73,7 @@ def _not_measured(decision: Decision) -> tuple[str, ...]:
     return (
         f"{arm.name} on {arm.device}, {by}: nothing was measured.",
         "Not verified: its latency and capacity on this machine are unknown.",
-        f"Would change: a measurement (`planning: {{mode: measure}}` and an `slo`), or the arm by hand.",
+        "Would change: a measurement (`planning: {mode: measure}` and an `slo`), or the arm by hand.",
     )
 
 
@@ -108,7 +108,8 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
         return ""
     if mine > theirs:
         gain = other.service_s / decision.alone_s
-        return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} while all streams are busy."
+        busy = "while all streams are busy"
+        return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} {busy}."
     gain = decision.alone_s / other.service_s
     text = f"{_counted(theirs, 'thread')} run one inference only {gain:.2f} times as fast as {_few(mine)}"
     needed = _needed(decision, slo, streams_of(other.arm) or 1)

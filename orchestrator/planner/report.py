@@ -1,0 +1,394 @@
+"""Writes measured decisions as one HTML page that needs nothing else: charts, arms, reasons, proofs, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from orchestrator.inventory.device import Inventory
+from orchestrator.planner.chart import Drawing, Series, chart, shape
+from orchestrator.planner.curve import Point, busy_samples, curve
+from orchestrator.planner.decision import Capacity, Decision
+from orchestrator.planner.explain import duration, explain, interval, quantile, rate
+from orchestrator.planner.plan import SloPlan
+from orchestrator.planner.report_style import style
+from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
+from orchestrator.units import format_size
+
+PERCENTILE = 99.0  # drawn where no SLO names another
+SIGNS: dict[Verdict, str] = {
+    "verified": "\N{CHECK MARK}",
+    "rejected": "\N{MULTIPLICATION X}",
+    "infeasible": "\N{CIRCLED DIVISION SLASH}",
+    "unverified": "?",
+}
+# Nothing is loaded and no script runs, whatever a name in the page holds.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the report tells of one model."""
+
+    decision: Decision
+    slo: SloPlan | None
+    cpus: int
+    """Cores that the arms were given."""
+    profile: Profile | None = None
+    """Gives the curves; without it the capacities alone are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One arm: what the table and the chart say of it."""
+
+    series: Series
+    arm: Arm
+    reason: str
+    service_s: float | None
+    service_p99_s: float | None
+    per_s: float | None
+
+
+def report_html(models: Sequence[Planned], facts: Sequence[tuple[str, str]], *, title: str, date: str) -> str:
+    """Return the page. `facts` tell of the machine (see `machine_facts`); `date` is printed as it is.
+
+    Same input, same bytes. Takes about a second however many arms there are.
+    """
+    arms = sum(1 + len(model.decision.rejected) for model in models)
+    sections = [_section(number, model, arms) for number, model in enumerate(models, 1)]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>",
+            f'<header><h1>{escape(title)}</h1>\n<p class="sub">Measured by orch, {escape(date)}</p></header>\n<main>',
+            _overview(models) if len(models) > 1 else "",
+            *sections,
+            f'<section aria-labelledby="machine"><h2 id="machine">The machine</h2>\n{_facts(facts, "wide")}</section>',
+            "</main>\n<footer><p>Predicted figures come from simulating the pool's scheduler with measured service times; "
+            "observed ones from an open-loop run, with latency counted from the scheduled arrival.</p></footer>",
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
+    """Return what the report says of a machine, as pairs of a label and a text."""
+    host = inventory.host
+    quota = "none" if host.quota_cpus is None else f"{host.quota_cpus:g} CPUs (cgroup {host.cgroup})"
+    limit = f", of which {format_size(host.memory_limit_bytes)} may be used" if host.memory_limit_bytes else ""
+    facts = [
+        ("Host", host.name),
+        ("Processor", host.cpu),
+        ("Instruction sets", ", ".join(host.isa)),
+        ("Cores that may be used", str(host.effective_cpus)),
+        ("CPU quota", quota),
+        ("Memory", format_size(host.memory_bytes) + limit),
+        ("Kernel", host.kernel),
+        ("OpenVINO", inventory.openvino),
+        *((f"Device {device.name}", device.full_name) for device in inventory.devices),
+    ]
+    return tuple((label, text) for label, text in facts if text)
+
+
+def _overview(models: Sequence[Planned]) -> str:
+    rows = "\n".join(
+        f'<tr role="row"><th role="rowheader" scope="row"><a href="#model-{number}">{escape(each.decision.model)}</a></th>'
+        + _cell("Verdict", _badge(each.decision.verdict))
+        + _cell("Chosen", escape(each.decision.arm.name))
+        + _cell("Asked", escape(_asked(each.slo)))
+        + _cell("Capacity", escape(_capacity(each.decision.capacity)))
+        + "</tr>"
+        for number, each in enumerate(models, 1)
+    )
+    return (
+        '<nav class="overview" aria-label="Models">'
+        + _table("All models", ("Model", "Verdict", "Chosen", "Asked", "Capacity"), rows)
+        + "</nav>"
+    )
+
+
+def _asked(slo: SloPlan | None) -> str:
+    if slo is None:
+        return "no SLO"
+    at = f" at {rate(slo.rate_per_s)}" if slo.rate_per_s else ""
+    return f"p{slo.percentile:g} within {duration(slo.latency_s)}{at}"
+
+
+def _capacity(capacity: Capacity | None) -> str:
+    if capacity is None:
+        return "not known"
+    return interval(capacity) if capacity.per_s > 0 else "none"
+
+
+def _badge(verdict: Verdict) -> str:
+    return f'<span class="badge {verdict}"><span aria-hidden="true">{SIGNS[verdict]}</span> {verdict}</span>'
+
+
+def _section(number: int, model: Planned, arms: int) -> str:
+    ident, decision = f"model-{number}", model.decision
+    rows = _rows(ident, model, arms)
+    asked = model.slo.rate_per_s if model.slo else None
+    sentences = decision.sentences or explain(decision, model.slo, asked, model.cpus)
+    parts = [
+        f'<section aria-labelledby="{ident}">',
+        f'<div class="head"><h2 id="{ident}">{escape(decision.model)}</h2>{_badge(decision.verdict)}</div>',
+        _headline(model),
+        f"<h3>Why</h3>\n<ul class='why'>{''.join(f'<li>{escape(each)}</li>' for each in sentences)}</ul>",
+        _figure(ident, model, rows),
+        "<h3>Arms</h3>",
+        _arms_table(model, rows),
+        _proof(decision.proof, model.slo),
+        f"<h3>What OpenVINO made of it</h3>\n{_facts(_read_back(decision), 'wide')}",
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _headline(model: Planned) -> str:
+    """Return the four figures that most people came for."""
+    decision, capacity = model.decision, model.decision.capacity
+    known = capacity is not None and capacity.per_s > 0
+    asked = model.slo.rate_per_s if model.slo else None
+    spread = f"{capacity.low_per_s:.3g} to {capacity.high_per_s:.3g}, predicted" if capacity and known else ""
+    figures = [
+        ("Chosen arm", decision.arm.name, f"on {decision.arm.device}"),
+        ("Asked for", rate(asked) if asked else "no rate", _slo_text(model.slo)),
+        ("Capacity", rate(capacity.per_s) if capacity and known else "none" if capacity else "not known", spread),
+    ]
+    if decision.floor_s is not None:
+        figures.append(("Floor", duration(decision.floor_s), "lowest latency without load"))
+    items = "".join(
+        f"<div><dt>{label}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for label, value, note in figures
+    )
+    return f'<dl class="figures">{items}</dl>'
+
+
+def _slo_text(slo: SloPlan | None) -> str:
+    return "no SLO" if slo is None else f"p{slo.percentile:g} within {duration(slo.latency_s)}"
+
+
+def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
+    """Return the chosen arm, then the others by falling capacity."""
+    decision = model.decision
+    others = sorted(
+        decision.rejected,
+        key=lambda each: (-(each.capacity.per_s if each.capacity else -1.0), each.arm.name, each.arm.key),
+    )
+    profiles = {each.arm.key: each for each in model.profile.arms} if model.profile else {}
+    measured = decision.compiled > 0 or decision.per_s > 0
+    found = [
+        _Row(
+            _series(ident, 0, decision.arm, decision.capacity, model, profiles.get(decision.arm.key), arms),
+            decision.arm,
+            "chosen",
+            decision.service_s if measured else None,
+            decision.service_p99_s if measured else None,
+            decision.per_s if measured else None,
+        )
+    ]
+    for number, each in enumerate(others, 1):
+        profile = profiles.get(each.arm.key)
+        samples = busy_samples(profile) if profile else ()
+        found.append(
+            _Row(
+                _series(ident, number, each.arm, each.capacity, model, profile, arms),
+                each.arm,
+                each.reason,
+                each.service_s,
+                quantile(samples, 99) if samples else None,
+                each.per_s,
+            )
+        )
+    return tuple(found)
+
+
+def _series(
+    ident: str,
+    number: int,
+    arm: Arm,
+    capacity: Capacity | None,
+    model: Planned,
+    profile: ArmProfile | None,
+    arms: int,
+) -> Series:
+    percentile = model.slo.percentile if model.slo else PERCENTILE
+    points = curve(profile, percentile, _ceiling_s(model), arms) if profile else ()
+    return Series(number, arm.name, f"{ident}-arm-{number}", points, capacity)
+
+
+def _ceiling_s(model: Planned) -> float:
+    """Return the highest latency that is drawn: enough to see where the curves cross the SLO, or what misses it."""
+    decision = model.decision
+    seen = _observed(model)
+    lows = [decision.service_p99_s, decision.floor_s or 0.0, seen.latency_s if seen else 0.0]
+    if model.slo is None:
+        return 8 * max(lows) or 1.0
+    return max(2 * model.slo.latency_s, 1.25 * max(lows))
+
+
+def _observed(model: Planned) -> Point | None:
+    proof = model.decision.proof
+    if proof is None or not proof.latency_s or model.slo is None:
+        return None
+    return Point(proof.rate_per_s, quantile(proof.latency_s, model.slo.percentile))
+
+
+def _figure(ident: str, model: Planned, rows: Sequence[_Row]) -> str:
+    drawn = [row.series for row in rows if row.series.points or (row.series.capacity and model.slo)]
+    if not drawn or not any(series.points or (series.capacity and series.capacity.per_s) for series in drawn):
+        return '<p class="note">Nothing was measured, so there is nothing to draw.</p>'
+    percentile = model.slo.percentile if model.slo else PERCENTILE
+    drawing = Drawing(
+        title=f"p{percentile:g} latency of {model.decision.model} against the arrival rate",
+        described=_described(model, rows),
+        percentile=percentile,
+        slo_s=model.slo.latency_s if model.slo else None,
+        asked_per_s=model.slo.rate_per_s if model.slo else None,
+        seen=_observed(model),
+        series=tuple(drawn),
+        ceiling_s=_ceiling_s(model),
+    )
+    return (
+        f"<h3>Latency against arrival rate</h3>\n<figure>\n{chart(drawing, ident)}\n"
+        f"<figcaption>{escape(_legend(drawing))}</figcaption>\n</figure>"
+    )
+
+
+def _described(model: Planned, rows: Sequence[_Row]) -> str:
+    """Return what the picture shows, in words."""
+    told = [f"{row.series.letter}, {row.arm.name}: {_capacity(row.series.capacity)}" for row in rows]
+    slo = f"The line of the SLO is at {duration(model.slo.latency_s)}. " if model.slo else ""
+    return f"{slo}Capacity of each arm, the chosen one first: {'; '.join(told)}. The table below has all figures."
+
+
+def _legend(drawing: Drawing) -> str:
+    parts = []
+    if any(series.points for series in drawing.series):
+        parts.append("Curves: simulated from measured service times, Poisson arrivals.")
+    if drawing.slo_s is not None:
+        parts.append(
+            "Marks on the SLO line: capacity with its interval. The filled mark and thick curve are the chosen arm."
+        )
+    if drawing.seen:
+        parts.append("Cross: what the proof observed.")
+    return " ".join([*parts, "Each mark leads to its row in the table."])
+
+
+def _arms_table(model: Planned, rows: Sequence[_Row]) -> str:
+    most = max((row.series.capacity.high_per_s for row in rows if row.series.capacity), default=0.0)
+    asked = model.slo.rate_per_s if model.slo else None
+    if asked and most:
+        most = max(most, min(asked, 2.5 * most))
+    heads = ("Arm", "Capacity within the SLO", "Service p50 / p99", "Throughput, rows", "Outcome", "Properties")
+    return _table("Every arm that was considered", heads, "\n".join(_arm_row(row, most, asked) for row in rows))
+
+
+def _table(caption: str, heads: Sequence[str], rows: str) -> str:
+    """Return a table that becomes a list of cards where it is narrow; the roles keep it a table for screen readers."""
+    cells = "".join(f'<th role="columnheader" scope="col">{escape(head)}</th>' for head in heads)
+    return (
+        f'<table role="table" class="stack"><caption>{escape(caption)}</caption>\n'
+        f'<thead role="rowgroup"><tr role="row">{cells}</tr></thead>\n<tbody role="rowgroup">\n{rows}\n</tbody></table>'
+    )
+
+
+def _cell(label: str, content: str, kind: str = "") -> str:
+    named = f' class="{kind}"' if kind else ""
+    return f'<td role="cell"{named} data-label="{escape(label)}"><div>{content}</div></td>'
+
+
+def _arm_row(row: _Row, most: float, asked: float | None) -> str:
+    chosen = row.series.number == 0
+    pick = '<span class="pick">chosen</span>' if chosen else ""
+    kind = f"arm {row.series.colour}" + (" chosen" if chosen else "")
+    key = f'<svg class="key" viewBox="0 0 18 18" aria-hidden="true">{shape(row.series.number, 9, 9)}</svg>'
+    times = _known(row.service_s) + " / " + _known(row.service_p99_s)
+    cells = [
+        _cell("Capacity", _capacity_cell(row.series.capacity, most, asked)),
+        _cell("Service p50 / p99", times if row.service_s or row.service_p99_s else "not measured"),
+        _cell("Throughput", rate(row.per_s) if row.per_s else "not measured"),
+        _cell("Outcome", escape(row.reason)),
+        _cell("Properties", _properties(row.arm), "properties"),
+    ]
+    head = f'<th role="rowheader" scope="row">{key}{row.series.letter} &nbsp;{escape(row.arm.name)}{pick}</th>'
+    return f'<tr role="row" id="{row.series.target}" class="{kind}">{head}{"".join(cells)}</tr>'
+
+
+def _known(seconds: float | None) -> str:
+    return duration(seconds) if seconds else "not measured"
+
+
+def _capacity_cell(capacity: Capacity | None, most: float, asked: float | None) -> str:
+    if capacity is None or capacity.per_s <= 0 or most <= 0:
+        return escape(_capacity(capacity))
+    low, at, high = (4 + 182 * value / most for value in (capacity.low_per_s, capacity.per_s, capacity.high_per_s))
+    wanted = f'<path class="asked" d="M{4 + 182 * asked / most:.1f} 1V13"/>' if asked and asked <= most else ""
+    return (
+        f'{escape(interval(capacity))}<svg class="bar" viewBox="0 0 190 14" aria-hidden="true">'
+        f'<path class="track" d="M4 7H186"/>{wanted}<path class="spread" d="M{low:.1f} 7H{high:.1f}"/>'
+        f'<circle class="dot" cx="{at:.1f}" cy="7" r="4"/></svg>'
+    )
+
+
+def _properties(arm: Arm) -> str:
+    lines = [f"{key}={value}" for key, value in sorted(arm.properties.items())]
+    lines += [
+        f"{device}: {key}={value}"
+        for device, properties in sorted(arm.device_properties.items())
+        for key, value in sorted(properties.items())
+    ]
+    lines += [f"batch={arm.batch}"] * (arm.batch > 1)
+    lines += [f"requests={arm.requests}"] * (arm.requests is not None)
+    return "".join(f"<code>{escape(line)}</code>" for line in lines) or "none"
+
+
+def _proof(proof: Proof | None, slo: SloPlan | None) -> str:
+    if proof is None:
+        return "<h3>Proof</h3>\n<p>None: no open-loop run was made through the served path.</p>"
+    latencies = [
+        (f"p{percentile:g} observed", duration(quantile(proof.latency_s, percentile)))
+        for percentile in sorted({50.0, 95.0, slo.percentile if slo else PERCENTILE})
+        if proof.latency_s
+    ]
+    facts = [
+        ("Verdict", proof.verdict),
+        ("Arrival rate", rate(proof.rate_per_s)),
+        ("Arrivals", f"{proof.arrivals}, seed {proof.seed}"),
+        ("Requests sent", str(proof.sent)),
+        ("Answered", str(proof.answered)),
+        ("Refused", str(proof.refused)),
+        ("Missed the SLO", str(proof.misses)),
+        *latencies,
+        ("Blocks", str(proof.blocks)),
+        ("Sent late by the generator", str(proof.late_sends)),
+        ("Cores the generator used", f"{proof.generator_cpu:.2f}"),
+        ("Other processes", f"{100 * proof.host.foreign:.0f} % of CPU time"),
+        ("Taken by the hypervisor", f"{100 * proof.host.steal:.0f} % of CPU time"),
+        ("Date", proof.date),
+    ]
+    said = f"<p>{escape(proof.reason)}</p>\n" if proof.reason else ""
+    return f"<h3>Proof</h3>\n{said}{_facts([each for each in facts if each[1]])}"
+
+
+def _read_back(decision: Decision) -> tuple[tuple[str, str], ...]:
+    actual = decision.actual
+    facts = [
+        ("Runs on", ", ".join(actual.execution_devices)),
+        ("Streams", "" if actual.streams is None else str(actual.streams)),
+        ("Threads", "" if actual.threads is None else str(actual.threads)),
+        ("Infer requests", str(actual.requests)),
+        *sorted(actual.properties.items()),
+        ("Model SHA-256", decision.model_sha256),
+    ]
+    return tuple((label, text) for label, text in facts if text)
+
+
+def _facts(facts: Sequence[tuple[str, str]], kind: str = "") -> str:
+    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>" for label, text in facts)
+    return f'<dl class="facts {kind}">{items}</dl>'
