@@ -11,14 +11,16 @@ from orchestrator.planner.decision import Decision
 from orchestrator.planner.verdict import Test
 from orchestrator.profiling.measurement import Arm, Block, Proof, ReadBack
 
+FRONT_END_S = 0.0002  # CPU time of our server for a request with an image, until a proof says otherwise
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
     """Run one block: compile the arm if it is not yet, warm it up, keep `concurrency` inferences under way."""
 
     arm: Arm
-    concurrency: int | None
-    """None: as many as the compiled model has requests; the block's own figure says how many that were."""
+    concurrency: int
+    """1, then as many as the compiled model has requests (`ReadBack.requests`)."""
     seconds: float
     round: int
 
@@ -83,7 +85,7 @@ class Question:
     budget_s: float = 60.0
     headroom: float = 1.25
     """By how much the capacity shall exceed the rate."""
-    front_end_s: float = 0.0
+    front_end_s: float = FRONT_END_S
     """CPU time of the server for each request."""
     strict: bool = False
     """Demand the exact binomial proof."""
@@ -100,7 +102,7 @@ def question_of(
     budget_s: float = 60.0,
     predict: bool = False,
     strict: bool = False,
-    front_end_s: float = 0.0,
+    front_end_s: float = FRONT_END_S,
     seed: int = 1,
 ) -> Question:
     """Return the question that the manifest asks for one model on so many cores."""
