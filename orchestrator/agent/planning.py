@@ -84,9 +84,10 @@ def plan_on_this_machine(
     names = {document.deployment.metadata.name for document in documents}
     others = {name: plan for name, plan in running.items() if name not in names}
     timeout_s = PROBE_TIMEOUT_S
-    return list(
-        assemble_each(documents, inventory=None, timeout_s=timeout_s, keep=cores_of(running), others=claims_of(others))
+    found = assemble_each(
+        documents, inventory=None, timeout_s=timeout_s, keep=cores_of(running), others=claims_of(others)
     )
+    return [each if isinstance(each, OrchError) else each.plan for each in found]
 
 
 def together(plans: Sequence[DeploymentPlan]) -> str:

@@ -14,7 +14,8 @@ from orchestrator.manifest.load import Document
 from orchestrator.manifest.model_file import check_sources, resolve_source
 from orchestrator.planner.layout import allocate_cores
 from orchestrator.planner.plan import DeploymentPlan
-from orchestrator.planner.resolve import resolve
+from orchestrator.planner.resolve import grant_cpus, resolve
+from orchestrator.runner.decide import Found, Policy, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,19 @@ class Facts:
     """By deployment and model; an error where the file could not be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """One document's plan, with what it was made of."""
+
+    plan: DeploymentPlan
+    document: Document
+    found: Found
+    facts: Facts
+
+
+RULES_ONLY = Policy()
+
+
 def assemble(
     documents: Sequence[Document],
     *,
@@ -33,19 +47,36 @@ def assemble(
     timeout_s: float,
     keep: Mapping[str, tuple[int, ...]] | None = None,
     others: Mapping[str, int] | None = None,
+    policy: Policy = RULES_ONLY,
 ) -> tuple[DeploymentPlan, ...]:
     """Return one plan for each document, in their order; raise OrchError with the problems of all of them.
 
     Otherwise as `assemble_each`.
     """
+    found = assemble_all(documents, inventory=inventory, timeout_s=timeout_s, keep=keep, others=others, policy=policy)
+    return tuple(each.plan for each in found)
+
+
+def assemble_all(
+    documents: Sequence[Document],
+    *,
+    inventory: Inventory | None,
+    timeout_s: float,
+    keep: Mapping[str, tuple[int, ...]] | None = None,
+    others: Mapping[str, int] | None = None,
+    policy: Policy = RULES_ONLY,
+) -> tuple[Assembled, ...]:
+    """Do what `assemble` does, and return with each plan what it was made of."""
     problems = [problem for document in documents for problem in check_sources(document)]
     if problems:
         raise OrchError(Kind.INVALID, problems)
-    results = assemble_each(documents, inventory=inventory, timeout_s=timeout_s, keep=keep, others=others)
+    results = assemble_each(
+        documents, inventory=inventory, timeout_s=timeout_s, keep=keep, others=others, policy=policy
+    )
     refused = [result for result in results if isinstance(result, OrchError)]
     if refused:
         raise together(refused)
-    return tuple(result for result in results if isinstance(result, DeploymentPlan))
+    return tuple(result for result in results if isinstance(result, Assembled))
 
 
 def assemble_each(
@@ -55,17 +86,19 @@ def assemble_each(
     timeout_s: float,
     keep: Mapping[str, tuple[int, ...]] | None = None,
     others: Mapping[str, int] | None = None,
-) -> tuple[DeploymentPlan | OrchError, ...]:
+    policy: Policy = RULES_ONLY,
+) -> tuple[Assembled | OrchError, ...]:
     """Return for each document its plan, or why there is none.
 
     `inventory` plans for another machine (the model files are still read here); None asks this one, within
     `timeout_s`. `keep` are the cores that deployments have for themselves now, `others` how many cores deployments
-    that are not among the documents claim. Raise OrchError where the machine cannot be asked.
+    that are not among the documents claim. `policy` says how what is not planned by rule is found; by default all is.
+    Raise OrchError where the machine cannot be asked, and CANCELLED where the policy's caller gave up.
     """
     facts = _facts(documents, inventory, timeout_s)
     claims = dict(others or {}) | _claims(documents)
     cores = allocate_cores(facts.inventory.host.cores.allowed, claims, keep or {})
-    return tuple(_plan(document, facts, cores) for document in documents)
+    return tuple(_plan(document, facts, cores, policy) for document in documents)
 
 
 def cores_of(running: Mapping[str, DeploymentPlan]) -> dict[str, tuple[int, ...]]:
@@ -107,25 +140,53 @@ def _facts(documents: Sequence[Document], inventory: Inventory | None, timeout_s
     return Facts(here if inventory is None else inventory, dict(zip(queries, answers, strict=True)))
 
 
-def _plan(document: Document, facts: Facts, cores: Mapping[str, tuple[int, ...] | None]) -> DeploymentPlan | OrchError:
+def _plan(
+    document: Document, facts: Facts, cores: Mapping[str, tuple[int, ...] | None], policy: Policy
+) -> Assembled | OrchError:
     name, spec = _name(document), document.deployment.spec
     answers = {model.name: facts.models[name, model.name] for model in spec.models}
     unread = [_placed(answer, f"{name}/{model}") for model, answer in answers.items() if isinstance(answer, OrchError)]
     if unread:
         return together(unread)
-    token = spec.endpoint.token_file
+    infos = {model: answer for model, answer in answers.items() if isinstance(answer, ModelInfo)}
+    taken = sum(len(each) for other, each in cores.items() if each and other != name)
     try:
-        return resolve(
-            document.deployment,
-            facts.inventory,
-            {model: answer for model, answer in answers.items() if isinstance(answer, ModelInfo)},
-            cores=cores.get(name),
-            taken_cpus=sum(len(taken) for other, taken in cores.items() if taken and other != name),
-            token_file=None if token is None else str(document.base / token),
-            fingerprint=fingerprint(facts.inventory),
-        )
+        return _assembled(document, facts, infos, cores.get(name), taken, policy)
     except OrchError as error:
+        if error.kind is Kind.CANCELLED:
+            raise
         return error
+
+
+def _assembled(
+    document: Document,
+    facts: Facts,
+    infos: Mapping[str, ModelInfo],
+    cores: tuple[int, ...] | None,
+    taken: int,
+    policy: Policy,
+) -> Assembled:
+    deployment, inventory = document.deployment, facts.inventory
+    token = deployment.spec.endpoint.token_file
+
+    def plan(found: Found) -> DeploymentPlan:
+        return resolve(
+            deployment,
+            inventory,
+            infos,
+            cores=cores,
+            taken_cpus=taken,
+            token_file=None if token is None else str(document.base / token),
+            fingerprint=fingerprint(inventory),
+            decisions=found.decisions,
+            notes=found.notes,
+        )
+
+    # By rule first: what no rule can plan (a device that is not there, models that do not fit) is not measured.
+    by_rule = plan(Found())
+    cpus, _ = grant_cpus(deployment, inventory, cores, taken)
+    found = find(deployment, infos, inventory, cpus, cores, policy)
+    return Assembled(by_rule if found == Found() else plan(found), document, found, facts)
 
 
 def _placed(error: OrchError, model: str) -> OrchError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.text import inventory_from_yaml
 from orchestrator.manifest.load import Document, load_text
-from orchestrator.planner.plan import DeploymentPlan
-from orchestrator.runner.assemble import assemble, assemble_each, claims_of, cores_of, together
+from orchestrator.planner.decision import Decision
+from orchestrator.runner.assemble import Assembled, assemble, assemble_each, claims_of, cores_of, together
+from orchestrator.runner.decide import Ask, Policy, Tell
+from tests.builders_decision import a_decision
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "deployments" / "models"
@@ -70,7 +73,7 @@ def test_each_document_has_its_plan_or_its_error(desktop: Inventory) -> None:
     wanted = documents(deployment("far", device="GPU.7"), deployment("good"))
     far, good = assemble_each(wanted, inventory=desktop, timeout_s=TIMEOUT_S)
     assert isinstance(far, OrchError)
-    assert isinstance(good, DeploymentPlan)
+    assert isinstance(good, Assembled)
 
 
 def test_a_model_file_that_is_not_there_is_named_with_its_place_before_anything_is_asked(desktop: Inventory) -> None:
@@ -92,3 +95,26 @@ def test_errors_together_keep_their_kind_where_they_share_one_and_each_problem_o
     same = together([OrchError(Kind.UNSUPPORTED, [problem]), OrchError(Kind.UNSUPPORTED, [problem, Problem("two")])])
     assert (same.kind, [each.what for each in same.problems]) == (Kind.UNSUPPORTED, ["same", "two"])
     assert together([same, OrchError(Kind.FAILED, "x")]).kind is Kind.INVALID
+
+
+def test_a_plan_runs_the_arm_that_was_measured_and_says_what_it_carries(desktop: Inventory) -> None:
+    text = deployment("one").replace("device: CPU}", "device: CPU, slo: {latency: 200ms, rate: 25/s}}")
+    (document,) = documents(text)
+    decision = a_decision(model="a", sentences=("Two streams carry 41.5/s.", "Would change: SLO."))
+
+    def bench(ask: Ask, _tell: Tell, _cancelled: Callable[[], bool]) -> Mapping[str, Decision]:
+        assert ask.cpus == desktop.host.effective_cpus
+        return {"a": decision}
+
+    (plan,) = assemble([document], inventory=desktop, timeout_s=TIMEOUT_S, policy=Policy(measure=bench))
+    model = plan.models[0]
+    assert (model.streams, model.threads, model.requests, model.expression) == (2, 2, 2, "explicit")
+    assert model.properties == decision.arm.properties
+    assert (model.capacity_per_s, model.verdict, model.service_s) == (41.5, "verified", 0.0395)
+    assert [reason.text for reason in model.reasons[:3]] == [
+        *decision.sentences,
+        "verified: accepted after 299 requests",
+    ]
+    (by_rule,) = assemble([document], inventory=desktop, timeout_s=TIMEOUT_S)
+    assert by_rule.models[0].verdict is None
+    assert by_rule.digest() != plan.digest()
