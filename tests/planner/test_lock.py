@@ -15,7 +15,7 @@ from orchestrator.planner.decision import Decision
 from orchestrator.planner.lock import Lock, drift, locked, settled
 from orchestrator.planner.lock_text import from_yaml, lock_name, to_yaml
 from tests.builders import a_deployment, a_model, a_model_info, an_inventory, model_infos
-from tests.builders_decision import a_decision
+from tests.builders_decision import a_capacity, a_decision, a_proof, a_rejected, an_arm
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "locks" / "resnet50.lock.yaml"
 SLO = {"latency": "200ms", "rate": "25/s"}
@@ -27,7 +27,29 @@ def wanted(name: str = "resnet50", **over: Any) -> Deployment:
 
 
 def decided(**over: Any) -> Decision:
-    return a_decision(model_sha256=SHA, sentences=("Two streams carry 41.5/s.", "Would change: SLO."), **over)
+    """Return a decision whose every figure stands here, because the recorded lock shows it."""
+    figures: dict[str, Any] = {
+        "model_sha256": SHA,
+        "sentences": ("Two streams carry 41.5/s.", "Would change: SLO."),
+        "capacity": a_capacity(41.5, formula=40.2),
+        "service_s": 0.0395,
+        "service_p99_s": 0.0432,
+        "alone_s": 0.0389,
+        "per_s": 50.1,
+        "proof": a_proof(
+            rate_per_s=31.25,
+            sent=299,
+            answered=299,
+            latency_s=tuple(0.05 + 0.0001 * i for i in range(299)),
+            reason="ok",
+        ),
+        "floor_s": 0.0253,
+        "rejected": (a_rejected(an_arm(1, 2), 33.0, reason="carries less", service_s=0.0217, per_s=46.0),),
+        "resolution": 0.024,
+        "seconds": 38.2,
+        "compiled": 5,
+    }
+    return a_decision(**figures | over)
 
 
 def a_lock(deployment: Deployment | None = None, inventory: Inventory | None = None, cpus: int = 2) -> Lock:
