@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,14 +20,16 @@ from orchestrator.manifest.load import Document, load
 from orchestrator.manifest.model_file import check_sources, resolve_source
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
-from orchestrator.runner.pool import Outcome
+from orchestrator.runner.pool import Outcome, Pool
 from orchestrator.runner.worker import Worker
-from orchestrator.serving.dataplane import DataPlane, Served
+from orchestrator.scheduling.scheduler import Ticket
+from orchestrator.serving.dataplane import Bridge
 from orchestrator.serving.monitor import STEP_S, Monitor
 from orchestrator.serving.oip import InferHead, InputHead, Signature, plan_inputs
 from orchestrator.serving.process import signature
 
 DRAIN_TIMEOUT_S = 30.0
+LAYOUTS_MAX = 256  # shapes of inputs that are remembered as fitting; more comes of free dimensions only
 
 
 def open(path: str | Path, *, name: str | None = None, backend: Backend | None = None) -> Deployment:  # noqa: A001
@@ -67,78 +69,135 @@ def _plan(document: Document, engine: Backend) -> DeploymentPlan:
     return resolve(document.deployment, inventory, infos, fingerprint=fingerprint(inventory))
 
 
+class _Bridges:
+    """The ways from engine threads into event loops: one for each loop in use, forgotten once it is closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_loop: dict[asyncio.AbstractEventLoop, Bridge] = {}
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> Bridge:
+        """Return the loop's bridge."""
+        bridge = self._by_loop.get(loop)
+        if bridge is None:
+            with self._lock:
+                kept = {known: way for known, way in self._by_loop.items() if not known.is_closed()}
+                bridge = kept.setdefault(loop, Bridge(loop))
+                self._by_loop = kept
+        return bridge
+
+
 class Model:
     """One model of an open deployment. Safe to call from any number of threads and coroutines."""
 
-    def __init__(self, signature: Signature, plane: _Lookup) -> None:
+    def __init__(self, signature: Signature, pool: Pool, bridges: _Bridges) -> None:
         self.signature = signature
-        self._plane = plane
+        self._pool = pool
+        self._bridges = bridges
+        self._datatypes = {tensor.name: tensor.datatype for tensor in signature.inputs}
+        self._outputs = tuple(tensor.name for tensor in signature.outputs)
+        self._layouts: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
 
     def infer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
         """Return the outputs by name for the inputs by name; waits for its turn in the pool.
 
-        Arrays of the model's dtype are read where they lie. Raise OrchError: INVALID for inputs that do not fit,
-        OVERLOADED when the pool is full, DEADLINE when `timeout_s` (or the manifest's) passes first.
+        Arrays of the model's dtype are read where they lie: leave them alone until the answer is there. BF16 is taken
+        as its bits in uint16, BYTES as bytes. Raise OrchError: INVALID for inputs that do not fit, OVERLOADED when
+        the pool is full, DEADLINE when `timeout_s` (or the manifest's) passes before the inference starts or when the
+        inference hangs, UNAVAILABLE once the deployment is closed.
         """
-        ended = threading.Event()
+        arrays, rows = self._arrays(inputs)
         outcomes: list[Outcome] = []
+        ended = threading.Lock()  # the cheapest thing that a thread can wait for
+        ended.acquire()
 
         def done(outcome: Outcome) -> None:
             outcomes.append(outcome)
-            ended.set()
+            ended.release()
 
-        arrays, rows = self._arrays(inputs)
-        served = self._plane(self.signature.name)
-        pool = served.pool
-        ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s)
-        pool.submit(ticket, arrays, done, rows=rows if pool.batch > 1 else 1)
-        ended.wait()  # bounded: the pool answers every request by its deadline
+        ticket = self._submit(arrays, rows, done, timeout_s)
+        if not ended.acquire(timeout=self._pool.longest_s):
+            self._pool.cancel(ticket)
+            raise OrchError(Kind.INTERNAL, "the pool did not answer; please report it", where=self.signature.name)
         return self._named(outcomes[0])
 
     async def ainfer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
         """Do what `infer` does, from a coroutine; cancelling it cancels the work."""
         arrays, rows = self._arrays(inputs)
-        plane = DataPlane(asyncio.get_running_loop())
-        plane.served = {self.signature.name: self._plane(self.signature.name)}
-        nbytes = sum(array.nbytes for array in arrays)
-        admission = plane.admit(self.signature.name, None, nbytes=nbytes, timeout_s=timeout_s)
-        return self._named(await plane.infer(admission, rows, arrays))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome] = loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
+        ticket = self._submit(arrays, rows, self._bridges.of(loop).to_loop(done), timeout_s)
+        try:
+            return self._named(await answer)
+        except asyncio.CancelledError:
+            self._pool.cancel(ticket)
+            raise
+
+    def _submit(
+        self, arrays: list[Array], rows: int, done: Callable[[Outcome], None], timeout_s: float | None
+    ) -> Ticket:
+        pool = self._pool
+        ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s)
+        pool.submit(ticket, arrays, done, rows=rows if pool.batch > 1 else 1)
+        return ticket
 
     def _arrays(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[Array], int]:
-        wanted = {tensor.name: DTYPES[tensor.datatype] for tensor in self.signature.inputs}
-        given = {name: _array(name, value, wanted.get(name)) for name, value in inputs.items()}
-        datatypes = {tensor.name: tensor.datatype for tensor in self.signature.inputs}
+        """Return the inputs in the model's order, and their rows; raise INVALID with everything that is wrong."""
+        given = {name: _array(name, value, self._datatypes.get(name)) for name, value in inputs.items()}
+        key = tuple((name, array.shape) for name, array in given.items())
+        rows = self._layouts.get(key)
+        if rows is None:
+            rows = self._plan(given)
+            if len(self._layouts) >= LAYOUTS_MAX:
+                self._layouts = {}
+            self._layouts[key] = rows
+        return [given[name] for name in self._datatypes], rows
+
+    def _plan(self, given: Mapping[str, Array]) -> int:
         heads = tuple(
-            InputHead(name, datatypes.get(name, "FP32"), array.shape, None, None) for name, array in given.items()
+            InputHead(name, self._datatypes.get(name, "FP32"), array.shape, None, None) for name, array in given.items()
         )
-        layout = plan_inputs(InferHead(None, {}, heads, None, False, None, None), self.signature)
-        return [given[tensor.name] for tensor in self.signature.inputs], layout.rows
+        head = InferHead(None, {}, heads, None, True, None, None)  # True: no output needs a form in JSON
+        return plan_inputs(head, self.signature).rows
 
     def _named(self, outcome: Outcome) -> dict[str, Array]:
         if outcome.error is not None:
             raise outcome.error
-        names = (tensor.name for tensor in self.signature.outputs)
-        return dict(zip(names, outcome.outputs, strict=True))
+        return dict(zip(self._outputs, outcome.outputs, strict=True))
 
 
-def _array(name: str, value: npt.ArrayLike, dtype: np.dtype[Any] | None) -> Array:
+def _array(name: str, value: npt.ArrayLike, datatype: str | None) -> Array:
+    """Return the value as an array of the datatype (None: of an input that there is not); raise INVALID."""
+    if datatype is None:
+        return np.asarray(value)
+    dtype = DTYPES[datatype]
+    array = value if isinstance(value, np.ndarray) else _listed(value, dtype)
+    if array.dtype != dtype:
+        array = _converted(name, array, datatype)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def _listed(value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """Return an array of a list or number, which has no dtype of its own to respect; only what loses nothing much."""
     array = np.asarray(value)
-    if dtype is not None and array.dtype != dtype:
-        if not isinstance(value, np.ndarray) and np.can_cast(array.dtype, dtype, "same_kind"):
-            array = array.astype(dtype)  # a list has no dtype of its own to respect
-        else:
-            raise OrchError(Kind.INVALID, f"is {array.dtype}, the model takes {dtype}", where=f"input {name!r}")
-    return np.ascontiguousarray(array) if array.ndim else array
+    whole = array.dtype.kind in "iu" and dtype.kind in "iu"
+    if whole and array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
+        return array
+    return array.astype(dtype) if whole or np.can_cast(array.dtype, dtype, "same_kind") else array
 
 
-class _Lookup:
-    """Finds a model's present pool."""
-
-    def __init__(self, served: Mapping[str, Served]) -> None:
-        self._served = served
-
-    def __call__(self, name: str) -> Served:
-        return self._served[name]
+def _converted(name: str, array: Array, datatype: str) -> Array:
+    if datatype == "BF16" and array.dtype.name == "bfloat16":  # of the ml_dtypes package
+        return array.view(np.uint16)
+    if datatype == "BYTES" and array.dtype.kind == "S":
+        return array.astype(np.object_)
+    text = f"is {array.dtype}, the model takes {datatype} as {DTYPES[datatype]}"
+    raise OrchError(Kind.INVALID, text, where=f"input {name!r}")
 
 
 class Deployment:
@@ -149,9 +208,9 @@ class Deployment:
         self._worker = worker
         self._monitor = Monitor(plan.name, lambda: worker.served)
         self._stopped = threading.Event()
-        served = {name: Served(signature(model), model.pool) for name, model in worker.served.items()}
-        lookup = _Lookup(served)
-        self.models = {name: Model(model.signature, lookup) for name, model in served.items()}
+        self._closing = threading.Lock()
+        bridges = _Bridges()
+        self.models = {name: Model(signature(model), model.pool, bridges) for name, model in worker.served.items()}
         worker.start()
         self._watcher = threading.Thread(target=self._watch, name="orch-monitor", daemon=True)
         self._watcher.start()
@@ -174,9 +233,10 @@ class Deployment:
 
     def close(self) -> None:
         """Finish what was admitted (30 s at most) and give the models back."""
-        if self._stopped.is_set():
-            return
-        self._stopped.set()
+        with self._closing:
+            if self._stopped.is_set():
+                return
+            self._stopped.set()
         self._watcher.join(timeout=5.0)
         self._worker.drain(DRAIN_TIMEOUT_S)
         self._worker.close()
