@@ -178,14 +178,15 @@ def absent(model: ModelPlan, worker: WorkerView) -> Json:
             "batch": model.batch,
             "requests": model.requests,
             "reason": _reason(model.reasons),
-            "verified": False,
+            "verified": model.verdict == "verified",
+            "verdict": model.verdict,
         },
         "slo": None
         if slo is None
         else {"latency_ms": slo.latency_s * 1e3, "percentile": slo.percentile, "rate_per_s": slo.rate_per_s},
         "observed": None,
         "saturation": None,
-        "capacity_per_s": None,
+        "capacity_per_s": model.capacity_per_s,
         "headroom_per_s": None,
         "reasons": [reason.model_dump() for reason in model.reasons],
         "message": None,

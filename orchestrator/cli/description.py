@@ -25,6 +25,12 @@ REVISIONS_SHOWN = 5
 LABEL_WIDTH = 12
 PIPE_WIDTH = 100
 # What a compiled model says that is worth knowing even where it was not planned.
+_VERDICTS = {
+    "verified": "an open-loop run held the SLO",
+    "rejected": "an open-loop run missed the SLO",
+    "infeasible": "this machine cannot hold the SLO",
+    "unverified": "predicted, not proven by an open-loop run",
+}
 TELLING = ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS")
 
 
@@ -213,9 +219,19 @@ def _load(model: Json) -> Iterator[str]:
         terms = ", ".join(f"{key} {value:.0%}" for key, value in (saturation.get("terms") or {}).items())
         text = f"{saturation['value']:.0%} {saturation.get('state', '')}: {saturation.get('cause') or NONE}"
         yield _fact("saturation", text + (f" ({terms})" if terms else ""), 4)
+    yield from _capacity(model)
+
+
+def _capacity(model: Json) -> Iterator[str]:
+    """Yield the verdict of the proof, and the capacity with its interval beside what is left of it."""
+    plan = model.get("plan") or {}
+    if plan.get("verdict"):
+        yield _fact("verdict", f"{plan['verdict']}: {_VERDICTS.get(plan['verdict'], '')}", 4)
     if model.get("capacity_per_s") is not None:
+        low, high = plan.get("capacity_interval_per_s") or (None, None)
+        interval = "" if low is None else f" ({rate_text(low)} to {rate_text(high)})"
         headroom = rate_text(model.get("headroom_per_s"))
-        yield _fact("capacity", f"{rate_text(model['capacity_per_s'])}, headroom {headroom}", 4)
+        yield _fact("capacity", f"{rate_text(model['capacity_per_s'])}{interval}, headroom {headroom}", 4)
 
 
 def _properties(plan: Json, planned: Json) -> Table:

@@ -13,7 +13,7 @@ from orchestrator.runner.worker import ServedModel
 from orchestrator.telemetry.events import Event, EventLog, EventType
 from orchestrator.telemetry.prometheus import PoolReport, WorkerReport
 from orchestrator.telemetry.recorder import Histogram, HistogramKind, Recorder
-from orchestrator.telemetry.saturation import StateMemory, saturation, step
+from orchestrator.telemetry.saturation import StateMemory, headroom_per_s, saturation, step
 from orchestrator.telemetry.snapshot import PoolSnapshot, Quantiles, Saturation, Window
 
 STEP_S = 0.5  # a state must be seen within 2 s
@@ -37,7 +37,12 @@ class Monitor:
         """Look at every pool once."""
         now = time.monotonic()
         for name, served in self._served().items():
-            memory, measured, transition = step(self._memory.get(name, StateMemory()), served.pool.snapshot(), now)
+            memory, measured, transition = step(
+                self._memory.get(name, StateMemory()),
+                served.pool.snapshot(),
+                now,
+                capacity_per_s=served.plan.capacity_per_s,
+            )
             self._memory[name], self._last[name] = memory, measured
             if transition is not None:
                 self.event(transition.type, transition.reason, name, transition.message)
@@ -83,18 +88,25 @@ class Monitor:
         snapshot = served.pool.snapshot()
         return PoolReport(
             snapshot=snapshot,
-            saturation=self._last.get(served.plan.name) or saturation(snapshot),
+            saturation=self._measured(served, snapshot),
             histograms=served.pool.observe(_histograms),
             device=",".join(served.actual.execution_devices) or served.plan.device,
             plan=digest,
             streams=served.actual.streams,
             in_slo_total=served.pool.observe(lambda recorder: recorder.in_slo_total),
+            headroom_per_s=headroom_per_s(snapshot, served.plan.capacity_per_s),
         )
+
+    def _measured(self, served: ServedModel, snapshot: PoolSnapshot) -> Saturation:
+        """Return how full the pool was at the last step, or is now where there was none."""
+        last = self._last.get(served.plan.name)
+        return last or saturation(snapshot, capacity_per_s=served.plan.capacity_per_s)
 
     def model_status(self, served: ServedModel) -> dict[str, Any]:
         """Return the model's part of the status contract (DESIGN.md section 7)."""
         snapshot = served.pool.snapshot()
-        measured = self._last.get(served.plan.name) or saturation(snapshot)
+        measured = self._measured(served, snapshot)
+        headroom = headroom_per_s(snapshot, served.plan.capacity_per_s)
         healthy = served.pool.healthy
         return {
             "name": served.plan.name,
@@ -115,8 +127,8 @@ class Monitor:
                 "cause": measured.cause,
                 "terms": {name: round(value, 4) for name, value in measured.terms.items()},
             },
-            "capacity_per_s": None,
-            "headroom_per_s": None,
+            "capacity_per_s": served.plan.capacity_per_s,
+            "headroom_per_s": None if headroom is None else round(headroom, 2),
             "reasons": [reason.model_dump() for reason in served.plan.reasons],
             "warnings": list(served.plan.warnings),
         }
@@ -142,8 +154,19 @@ def _plan(served: ServedModel, snapshot: PoolSnapshot) -> dict[str, Any]:
         "queue_limit": snapshot.queue_limit,
         "timeout_ms": round(plan.queue.timeout_s * 1000, 3),
         "reason": "; ".join(f"{reason.subject}: {reason.text}" for reason in plan.reasons),
-        "verified": False,
+        **plan_proof(plan),
         "checked_service_ms": round(served.checked.service_s * 1000, 3),
+    }
+
+
+def plan_proof(plan: ModelPlan) -> dict[str, Any]:
+    """Return what was measured for the plan: whether it is verified, the verdict, the capacity's interval."""
+    known = plan.capacity_low_per_s is not None and plan.capacity_high_per_s is not None
+    return {
+        "verified": plan.verdict == "verified",
+        "verdict": plan.verdict,
+        "capacity_interval_per_s": [plan.capacity_low_per_s, plan.capacity_high_per_s] if known else None,
+        "planned_service_ms": None if plan.service_s is None else round(plan.service_s * 1000, 3),
     }
 
 

@@ -1,7 +1,7 @@
 """Say how full a pool is and why, and turn that into states that neither flap nor lag.
 
 Follows the USE method (busy is not full; waiting and refusing are) with one figure per pool: the largest of the terms
-below, 1.0 being full. There is no capacity term until plans are measured.
+below, 1.0 being full. What was measured to be the capacity is a term of its own; a plan by rule has none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 from orchestrator.telemetry.snapshot import PoolSnapshot, Quantiles, Saturation, SaturationState, Window
 
 OFFERED = "offered load"
+PLANNED = "arrivals against the planned capacity"
 WAIT_SLO = "queue wait against the SLO"
 SERVICE_SLO = "inference time against the SLO"
 WAIT_QUEUE = "queue wait against the queue limit"
@@ -20,6 +21,7 @@ IDLE = "idle"
 
 ACTIONS = {
     OFFERED: "send less, or give it more: raise resources.cpus or slo.rate in the manifest and apply again",
+    PLANNED: "more arrives than was measured to hold the SLO: send less, or raise slo.rate and plan anew",
     WAIT_SLO: "bursts wait longer than the SLO allows: smooth or lower the rate, or raise slo.rate and apply again",
     SERVICE_SLO: "the inference alone takes longer than the SLO: relax slo.latency or use a faster device",
     WAIT_QUEUE: "requests wait long: declare an slo so that they are refused in time, or send less",
@@ -84,21 +86,28 @@ class Transition:
     message: str
 
 
-def saturation(snapshot: PoolSnapshot, state: SaturationState = "OK") -> Saturation:
-    """Return how full the pool is: its terms, the largest as value, and that one's name as cause."""
-    terms = {name: min(MOST, value) for name, value in _terms(snapshot).items()}
+def saturation(
+    snapshot: PoolSnapshot, state: SaturationState = "OK", *, capacity_per_s: float | None = None
+) -> Saturation:
+    """Return how full the pool is: its terms, the largest as value, and that one's name as cause.
+
+    `capacity_per_s` is the arrival rate up to which the SLO was measured to hold.
+    """
+    terms = {name: min(MOST, value) for name, value in _terms(snapshot, capacity_per_s).items()}
     cause = max(terms, key=lambda name: terms[name], default=IDLE)
     value = terms.get(cause, 0.0)
     return Saturation(value, state, cause if value > 0 else IDLE, terms)
 
 
-def step(memory: StateMemory, snapshot: PoolSnapshot, now: float) -> tuple[StateMemory, Saturation, Transition | None]:
+def step(
+    memory: StateMemory, snapshot: PoolSnapshot, now: float, *, capacity_per_s: float | None = None
+) -> tuple[StateMemory, Saturation, Transition | None]:
     """Return the memory for the next step, the saturation with its state, and the change of state if there was one.
 
     `now` is in seconds of any monotonic clock. To be called about once a second: a hold is counted from the first call
     that saw the signal, and one call that does not see it starts the hold anew.
     """
-    measured = saturation(snapshot)
+    measured = saturation(snapshot, capacity_per_s=capacity_per_s)
     signals = (measured.value, measured.value, refused_share(snapshot.recent))
     latches = tuple(
         _latched(latch, level, signal, now)
@@ -136,11 +145,18 @@ def service_per_s(snapshot: PoolSnapshot) -> float | None:
     return snapshot.requests * rows / service_s
 
 
-def _terms(snapshot: PoolSnapshot) -> dict[str, float]:
+def headroom_per_s(snapshot: PoolSnapshot, capacity_per_s: float | None) -> float | None:
+    """Return the arrivals a second to spare before the SLO breaks; negative by how many are too many."""
+    return None if capacity_per_s is None else capacity_per_s - arrivals_per_s(snapshot)
+
+
+def _terms(snapshot: PoolSnapshot, capacity_per_s: float | None) -> dict[str, float]:
     terms = {}
     possible_per_s = service_per_s(snapshot)
     if possible_per_s:
         terms[OFFERED] = arrivals_per_s(snapshot) / possible_per_s
+    if capacity_per_s:  # none at all is an SLO that cannot be held: the terms of the SLO say that better
+        terms[PLANNED] = arrivals_per_s(snapshot) / capacity_per_s
     terms |= _slo_terms(snapshot) if snapshot.slo_latency_s else _queue_terms(snapshot, possible_per_s)
     refused = refused_share(snapshot.recent if snapshot.recent.arrivals >= RATE_EVIDENCE else snapshot.window)
     if refused > REFUSED_AT:

@@ -21,6 +21,8 @@ DETECTOR: dict[str, Any] = {
         "requests": 2,
         "reason": "2 cores, 2 streams",
         "verified": True,
+        "verdict": "verified",
+        "capacity_interval_per_s": [90.0, 100.0],
     },
     "slo": {"latency_ms": 40.0, "percentile": 99.0, "rate_per_s": 60.0},
     "observed": {

@@ -16,12 +16,14 @@ from orchestrator.telemetry.saturation import (
     IDLE,
     MOST,
     OFFERED,
+    PLANNED,
     REFUSING,
     SERVICE_SLO,
     WAIT_QUEUE,
     WAIT_SLO,
     StateMemory,
     Transition,
+    headroom_per_s,
     saturation,
     step,
 )
@@ -37,6 +39,20 @@ def test_offered_load_is_arrivals_against_what_the_requests_can_answer() -> None
     full = saturation(a_snapshot(**steady(120, **SOFT)))
     assert full.value == pytest.approx(0.6)
     assert full.cause == OFFERED
+
+
+def test_arrivals_beyond_what_was_measured_are_named_as_such() -> None:
+    full = saturation(a_snapshot(**steady(120, **SOFT)), capacity_per_s=100.0)
+    assert (full.value, full.cause) == (pytest.approx(1.2), PLANNED)
+    assert PLANNED not in saturation(a_snapshot(**steady(120, **SOFT))).terms
+    assert PLANNED not in saturation(a_snapshot(**steady(120, **SOFT)), capacity_per_s=0.0).terms
+
+
+def test_headroom_is_what_the_capacity_has_left_and_negative_when_too_much_arrives() -> None:
+    snapshot = a_snapshot(**steady(120, **SOFT))
+    assert headroom_per_s(snapshot, 150.0) == pytest.approx(30.0)
+    assert headroom_per_s(snapshot, 100.0) == pytest.approx(-20.0)
+    assert headroom_per_s(snapshot, None) is None
 
 
 def test_offered_load_can_exceed_one() -> None:

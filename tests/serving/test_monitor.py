@@ -1,0 +1,67 @@
+"""What a worker says of its models: what was measured of the plan, and what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.backend.simulated import SimulatedBackend
+from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.planner.resolve import resolve
+from orchestrator.runner.worker import Worker
+from orchestrator.serving.monitor import Monitor
+from orchestrator.telemetry.saturation import PLANNED
+from tests.builders import a_deployment, a_model, a_model_info, a_tensor, an_inventory, model_infos
+from tests.builders_decision import a_capacity, a_decision
+
+INFO = a_model_info(inputs=(a_tensor("x", 1, 4),), outputs=(a_tensor("y", 1, 4),))
+DEPLOYMENT = a_deployment(a_model("a", slo={"latency": "200ms", "rate": "25/s"}))
+
+
+def plan(*, measured: bool) -> DeploymentPlan:
+    decision = a_decision(model="a", capacity=a_capacity(40.0), service_s=0.04)
+    infos = model_infos(DEPLOYMENT, INFO)
+    return resolve(DEPLOYMENT, an_inventory(), infos, decisions={"a": decision} if measured else {})
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker(SimulatedBackend(an_inventory(), {"/models/a.onnx": INFO}, service_s=0.0))
+    yield made
+    made.close()
+
+
+def test_a_measured_plan_has_capacity_headroom_and_verdict(worker: Worker) -> None:
+    worker.apply(plan(measured=True), lambda *_: None)
+    monitor = Monitor("shop", lambda: worker.served)
+    monitor.step()
+    status = monitor.model_status(worker.served["a"])
+    assert (status["capacity_per_s"], status["headroom_per_s"]) == (40.0, 40.0)
+    assert (status["plan"]["verified"], status["plan"]["verdict"]) == (True, "verified")
+    assert status["plan"]["capacity_interval_per_s"] == pytest.approx([38.0, 42.0])
+    assert status["plan"]["planned_service_ms"] == 40.0
+    assert status["saturation"]["terms"][PLANNED] == 0.0
+    (pool,) = monitor.report(worker.plan, ("0", "2026")).pools
+    assert pool.headroom_per_s == 40.0
+
+
+def test_arrivals_take_from_the_headroom_and_fill_the_pool(worker: Worker) -> None:
+    worker.apply(plan(measured=True), lambda *_: None)
+    pool = worker.served["a"].pool
+    for _ in range(10):
+        pool.cancel(pool.admit())
+    monitor = Monitor("shop", lambda: worker.served)
+    monitor.step()
+    status = monitor.model_status(worker.served["a"])
+    assert status["saturation"]["terms"][PLANNED] > 0
+    assert status["headroom_per_s"] < 40.0
+
+
+def test_a_plan_by_rule_claims_nothing(worker: Worker) -> None:
+    worker.apply(plan(measured=False), lambda *_: None)
+    monitor = Monitor("shop", lambda: worker.served)
+    status = monitor.model_status(worker.served["a"])
+    assert (status["capacity_per_s"], status["headroom_per_s"]) == (None, None)
+    assert (status["plan"]["verified"], status["plan"]["verdict"]) == (False, None)
+    assert PLANNED not in status["saturation"]["terms"]
