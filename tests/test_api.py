@@ -45,7 +45,7 @@ def written(folder: Path, *models: str, name: str = "test") -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(
         f"apiVersion: orch/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n"
-        f"  endpoint: {{http: 127.0.0.1:8000}}\n  models:\n{entries}"
+        f"  endpoint: {{http: 127.0.0.1:8000, grpc: 127.0.0.1:8001}}\n  models:\n{entries}"
     )
     return path
 
@@ -193,7 +193,7 @@ def test_a_closed_deployment_refuses_and_may_be_closed_again(tmp_path: Path) -> 
 def test_one_of_several_documents_is_opened_by_its_name(tmp_path: Path) -> None:
     first, second = written(tmp_path, "tiny_mlp", name="one"), written(tmp_path, "tiny_mlp", name="two")
     both = tmp_path / "both.yaml"
-    both.write_text(first.read_text() + "---\n" + second.read_text().replace(":8000", ":8010"))
+    both.write_text(first.read_text() + "---\n" + second.read_text().replace(":800", ":801"))
     for name in (None, "three"):
         with pytest.raises(OrchError, match="one, two"):
             orchestrator.open(both, name=name)
