@@ -17,7 +17,12 @@ from tests.builders_decision import planned_examples
 WAIT_S = 60
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-device-scale-factor=1"),
+    *(
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--force-device-scale-factor=1",
+    ),
 )
 SIZES = {"wide": (1400, 3600), "middle": (820, 4200), "narrow": (500, 6400), "phone": (360, 6400)}
 SCHEMES = {"light": "1", "dark": "0"}  # of blink's preferredColorScheme

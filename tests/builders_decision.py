@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 from typing import Any
 
+from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
 from orchestrator.planner.report import Planned
@@ -104,7 +106,7 @@ def a_decision(**over: Any) -> Decision:
     """Return ResNet-50 on two cores: two thin streams, verified."""
     arm = over.get("arm", an_arm())
     batch = a_rejected(
-        an_arm(batch=4), 30.1, reason="gain of batch 4 is 1.04x, below 1.15x", service_s=0.154, per_s=52.0
+        an_arm(batch=4), None, reason="gain of batch 4 is 1.04x, below 1.15x", service_s=0.154, per_s=52.0
     )
     late = "an inference alone takes longer than the SLO"
     huge = a_rejected(an_arm(batch=16), None, reason=late, service_s=0.62, per_s=51.6)
@@ -113,7 +115,7 @@ def a_decision(**over: Any) -> Decision:
         "model_sha256": SHA,
         "arm": arm,
         "actual": a_read_back(arm),
-        "capacity": a_capacity(41.5, formula=40.2),
+        "capacity": a_capacity(37.4, formula=36.1),
         "service_s": 0.0395,
         "service_p99_s": 0.0432,
         "alone_s": 0.0389,
@@ -122,7 +124,7 @@ def a_decision(**over: Any) -> Decision:
         "proof": a_proof(),
         "floor_s": 0.0253,
         "rejected": (
-            a_rejected(an_arm(1, 2), 33.0),
+            a_rejected(an_arm(1, 2), 33.6),
             a_rejected(a_hint(), 32.5, service_s=0.0219, per_s=45.6),
             batch,
             huge,
@@ -206,35 +208,39 @@ def _an_arm_profile(arm: Arm, service_s: float, seed: int) -> ArmProfile:
     return ArmProfile(arm=arm, actual=a_read_back(arm), compile_s=0.8, blocks=blocks)
 
 
-def a_many_armed_decision() -> Decision:
+def crossing(points: tuple[Point, ...], latency_s: float) -> float | None:
+    """Return the rate at which a curve reaches the latency."""
+    for low, high in pairwise(points):
+        if low.latency_s <= latency_s < high.latency_s:
+            share = (latency_s - low.latency_s) / (high.latency_s - low.latency_s)
+            return low.per_s + share * (high.per_s - low.per_s)
+    return points[-1].per_s if points[-1].latency_s <= latency_s else None
+
+
+def a_many_armed_decision(slo_s: float = 0.012) -> Decision:
     """Return MobileNetV2 on eight cores with a dozen arms, not proven yet."""
-    base = 0.0046
-    shapes = [(8, 1), (4, 2), (2, 4), (1, 8)]
-    speed = {1: 1.0, 2: 0.54, 4: 0.31, 8: 0.2}
-    arms = [
-        a_rejected(
-            an_arm(streams, each, batch),
-            streams * batch / (base * speed[each] * (0.92 * batch + 0.08)) * (0.86 - 0.012 * streams - 0.03 * batch),
-            service_s=base * speed[each] * (0.92 * batch + 0.08),
-            per_s=streams * batch / (base * speed[each] * (0.92 * batch + 0.08)),
-        )
-        for batch in (1, 2, 4)
-        for streams, each in shapes
-    ]
-    ranked = sorted(arms, key=lambda each: -(each.capacity.per_s if each.capacity else 0))
-    best = ranked[0]
+    speed = {1: 1.0, 2: 0.55, 4: 0.32, 8: 0.21}
+    arms = []
+    for batch in (1, 2, 4):
+        for number, (streams, each) in enumerate([(8, 1), (4, 2), (2, 4), (1, 8)]):
+            arm, service_s = an_arm(streams, each, batch), 0.0046 * speed[each] * (0.85 * batch + 0.15)
+            points = curve(_an_arm_profile(arm, service_s, number), 99, slo_s, 12)
+            rows_per_s = streams * batch / service_s
+            arms.append(a_rejected(arm, crossing(points, slo_s), service_s=service_s, per_s=rows_per_s))
+    best, *others = sorted(arms, key=lambda each: -(each.capacity.per_s if each.capacity else 0))
+    service_s = best.service_s or 0.0
     return a_decision(
         model="mobilenet-v2",
         arm=best.arm,
         capacity=best.capacity,
-        service_s=best.service_s,
-        service_p99_s=(best.service_s or 0) * 1.1,
-        alone_s=(best.service_s or 0) * 0.97,
+        service_s=service_s,
+        service_p99_s=service_s * 1.1,
+        alone_s=service_s * 0.97,
         per_s=best.per_s,
         verdict="unverified",
         proof=None,
         floor_s=0.0011,
-        rejected=tuple(ranked[1:]),
+        rejected=tuple(others),
         seconds=57.0,
         compiled=12,
     )
@@ -245,7 +251,7 @@ def planned_examples() -> list[Planned]:
     verified, many, late, hint = a_decision(), a_many_armed_decision(), an_infeasible_decision(), a_hint_decision()
     return [
         Planned(verified, an_slo(), 2, a_profile(verified)),
-        Planned(many, an_slo(0.03, rate_per_s=None), 8, a_profile(many, 8)),
+        Planned(many, an_slo(0.012, rate_per_s=None), 8, a_profile(many, 8)),
         Planned(late, an_slo(0.01), 2, a_profile(late)),
         Planned(hint, None, 2),
     ]

@@ -15,6 +15,8 @@ from orchestrator.planner.report_style import SERIES
 
 DASHES = ("", "8 4", "2 4", "11 3 2 3")
 LETTER_WIDTH = 0.56  # of the font size, on average, in the sans serif faces that the page asks for
+NAMED_ALL = 7  # with more arms than this only the first few are named beside their curves; all have their letter
+NAMED_FIRST = 4
 ASKED_BEYOND = 2.5  # a rate asked for that is this much above all else is told at the edge, not drawn to scale
 
 
@@ -168,7 +170,7 @@ def _frame(drawing: Drawing, *, narrow: bool) -> Frame:
     most = max(rates, default=0.0) or drawing.asked_per_s or 1.0
     if drawing.asked_per_s and drawing.asked_per_s <= ASKED_BEYOND * most:
         most = max(most, drawing.asked_per_s)
-    sizes = (360, 350, 46, 10, 30, 44, 12) if narrow else (1040, 460, 62, 18, 34, 50, 14)
+    sizes = (360, 350, 46, 10, 30, 46, 13) if narrow else (1040, 460, 62, 18, 34, 50, 14)
     return Frame(*sizes, names=not narrow, most_per_s=1.06 * most, ceiling_s=drawing.ceiling_s)
 
 
@@ -278,7 +280,10 @@ def _arm(
     room: _Room,
 ) -> str:
     says = _spoken(drawing, series)
-    label = f"{series.letter}  {series.name}" if frame.names else series.letter
+    named = frame.names and (len(drawing.series) <= NAMED_ALL or series.number < NAMED_FIRST)
+    label = f"{series.letter}  {series.name}" if named else series.letter
+    if series.points and not path:  # all of it lies above the plot
+        label += f" \N{UPWARDS ARROW} {duration(series.points[0].latency_s)}"
     x, y, anchor = _place(room, _dense(path) or [mark], mark, label)
     dash = DASHES[series.number % len(DASHES)] if series.number else ""
     line = " ".join(f"{px:.1f},{py:.1f}" for px, py in path)

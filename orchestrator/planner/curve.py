@@ -13,6 +13,7 @@ from orchestrator.scheduling.simulate import simulate
 BUSY = (0.05, 0.25, 0.45, 0.6, 0.7, 0.78, 0.85, 0.9, 0.94, 0.97)  # of the throughput: denser where the curve bends
 REQUESTS_IN_ALL = 150_000  # of all arms and rates of one page: keeps drawing below two seconds
 REQUESTS_MAX = 3000  # at one rate
+POINTS_MIN = 3  # even where all are too slow: a curve, not a dot
 SEED = 1
 _NO_LIMIT = 2**40
 
@@ -25,7 +26,7 @@ class Point(NamedTuple):
 
 
 def curve(profile: ArmProfile, percentile: float, ceiling_s: float, arms: int) -> tuple[Point, ...]:
-    """Return latency at the percentile for rising Poisson rates, up to the first above `ceiling_s`.
+    """Return latency at the percentile for rising Poisson rates, up to the first above `ceiling_s`; at least three.
 
     Empty without service times. `arms` are drawn together and share the work. The same arrivals, sped up, are used at
     every rate of every arm, so the curves can be compared and rise smoothly. A batch takes as long as a full one.
@@ -43,7 +44,7 @@ def curve(profile: ArmProfile, percentile: float, ceiling_s: float, arms: int) -
             units, share * most, samples, Limits(slots, profile.arm.batch, _NO_LIMIT, _NO_LIMIT), percentile
         )
         points.append(Point(share * most, max(latency_s, points[-1].latency_s if points else 0.0)))
-        if latency_s > ceiling_s:
+        if latency_s > ceiling_s and len(points) >= POINTS_MIN:
             break
     return tuple(points)
 

@@ -33,21 +33,26 @@ def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, c
     return tuple(sentence for sentence in found if sentence)
 
 
+def figure(value: float) -> str:
+    """Return a number for people: three figures, all of those before the point."""
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
 def rate(per_s: float) -> str:
     """Return a rate for people: `61.3/s`."""
-    return f"{_figure(per_s)}/s"
+    return f"{figure(per_s)}/s"
 
 
 def duration(seconds: float) -> str:
     """Return a duration for people with three figures: `17.8 ms`, `1.25 s`."""
     if 0 < seconds < 0.0009995:
-        return f"{_figure(seconds * 1e6)} us"
-    return f"{_figure(seconds * 1e3)} ms" if seconds < 0.9995 else f"{_figure(seconds)} s"
+        return f"{figure(seconds * 1e6)} us"
+    return f"{figure(seconds * 1e3)} ms" if seconds < 0.9995 else f"{figure(seconds)} s"
 
 
 def interval(capacity: Capacity) -> str:
     """Return a capacity with its interval: `61/s (58 to 64)`."""
-    return f"{rate(capacity.per_s)} ({_figure(capacity.low_per_s)} to {_figure(capacity.high_per_s)})"
+    return f"{rate(capacity.per_s)} ({figure(capacity.low_per_s)} to {figure(capacity.high_per_s)})"
 
 
 def quantile(values: tuple[float, ...], percentile: float) -> float:
@@ -61,10 +66,6 @@ def streams_of(arm: Arm) -> int | None:
     """Return the streams that the arm's properties state; None where a hint leaves them to OpenVINO."""
     stated = arm.properties.get("NUM_STREAMS", "")
     return int(stated) if stated.isdecimal() else None
-
-
-def _figure(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def _not_measured(decision: Decision) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     if decision.verdict == "infeasible":
         return f"{arm.name} on {arm.device} comes nearest of {tried} measured."
     if decision.capacity is None or slo is None:
-        return f"{head}: {_figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
+        return f"{head}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
     return f"{head}: predicted to carry {interval(decision.capacity)} with {_promise(slo)}."
 
 
@@ -115,6 +116,8 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
     needed = _needed(decision, slo, streams_of(other.arm) or 1)
     if needed is None or needed <= gain:
         return text + "."
+    if needed > theirs / mine:
+        return f"{text}; even {theirs / mine:g} times would not let {other.arm.name} carry as much."
     return f"{text}; about {needed:.2f} times would be needed for {other.arm.name} to carry as much."
 
 
@@ -148,9 +151,11 @@ def _per_s(rejected: Rejected) -> float:
 
 def _needed(decision: Decision, slo: SloPlan | None, streams: int) -> float | None:
     """Return the speed-up at which `streams` streams would carry the chosen capacity, by the closed formula."""
-    if slo is None or decision.capacity is None or decision.alone_s <= 0:
-        return None
+    if slo is None or decision.capacity is None or decision.alone_s <= 0 or decision.arm.batch > 1:
+        return None  # the formula knows no batches
     per_s = decision.capacity.per_s
+    if per_s <= 0:
+        return None
     low, high = 0.0, min(slo.latency_s, streams / per_s)
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -186,7 +191,7 @@ def _runner_up(decision: Decision) -> str:
     mine, theirs = decision.capacity.per_s, best.capacity.per_s
     text = f"The next best, {best.arm.name}, is predicted to carry {interval(best.capacity)}"
     if mine <= 0 or abs(theirs - mine) <= (decision.resolution or MORE_THAN_A_TIE) * mine:
-        return f"{text}, which this measurement cannot tell from the chosen one: {best.reason}."
+        return f"{text}, a difference too small for this measurement to tell; it was left out: {best.reason}."
     if theirs > mine:
         return f"{text}, but was not taken: {best.reason}."
     return f"{text}, {100 * (1 - theirs / mine):.0f} % less."

@@ -10,7 +10,7 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.planner.chart import Drawing, Series, chart, shape
 from orchestrator.planner.curve import Point, busy_samples, curve
 from orchestrator.planner.decision import Capacity, Decision
-from orchestrator.planner.explain import duration, explain, interval, quantile, rate
+from orchestrator.planner.explain import duration, explain, figure, interval, quantile, rate
 from orchestrator.planner.plan import SloPlan
 from orchestrator.planner.report_style import style
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
@@ -23,6 +23,10 @@ SIGNS: dict[Verdict, str] = {
     "infeasible": "\N{CIRCLED DIVISION SLASH}",
     "unverified": "?",
 }
+_FOOT = (
+    "Predicted figures come from simulating the pool's scheduler with measured service times; observed ones from an"
+    " open-loop run, with latency counted from the scheduled arrival."
+)
 # Nothing is loaded and no script runs, whatever a name in the page holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -69,8 +73,7 @@ def report_html(models: Sequence[Planned], facts: Sequence[tuple[str, str]], *, 
             _overview(models) if len(models) > 1 else "",
             *sections,
             f'<section aria-labelledby="machine"><h2 id="machine">The machine</h2>\n{_facts(facts, "wide")}</section>',
-            "</main>\n<footer><p>Predicted figures come from simulating the pool's scheduler with measured service times; "
-            "observed ones from an open-loop run, with latency counted from the scheduled arrival.</p></footer>",
+            f"</main>\n<footer><p>{_FOOT}</p></footer>",
             "</body>\n</html>\n",
         ]
     )
@@ -97,7 +100,8 @@ def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
 
 def _overview(models: Sequence[Planned]) -> str:
     rows = "\n".join(
-        f'<tr role="row"><th role="rowheader" scope="row"><a href="#model-{number}">{escape(each.decision.model)}</a></th>'
+        '<tr role="row"><th role="rowheader" scope="row">'
+        + f'<a href="#model-{number}">{escape(each.decision.model)}</a></th>'
         + _cell("Verdict", _badge(each.decision.verdict))
         + _cell("Chosen", escape(each.decision.arm.name))
         + _cell("Asked", escape(_asked(each.slo)))
@@ -121,7 +125,7 @@ def _asked(slo: SloPlan | None) -> str:
 
 def _capacity(capacity: Capacity | None) -> str:
     if capacity is None:
-        return "not known"
+        return "not predicted"
     return interval(capacity) if capacity.per_s > 0 else "none"
 
 
@@ -154,11 +158,11 @@ def _headline(model: Planned) -> str:
     decision, capacity = model.decision, model.decision.capacity
     known = capacity is not None and capacity.per_s > 0
     asked = model.slo.rate_per_s if model.slo else None
-    spread = f"{capacity.low_per_s:.3g} to {capacity.high_per_s:.3g}, predicted" if capacity and known else ""
+    spread = f"{figure(capacity.low_per_s)} to {figure(capacity.high_per_s)}, predicted" if capacity and known else ""
     figures = [
         ("Chosen arm", decision.arm.name, f"on {decision.arm.device}"),
         ("Asked for", rate(asked) if asked else "no rate", _slo_text(model.slo)),
-        ("Capacity", rate(capacity.per_s) if capacity and known else "none" if capacity else "not known", spread),
+        ("Capacity", rate(capacity.per_s) if capacity and known else "none" if capacity else "not predicted", spread),
     ]
     if decision.floor_s is not None:
         figures.append(("Floor", duration(decision.floor_s), "lowest latency without load"))
@@ -178,7 +182,12 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
     decision = model.decision
     others = sorted(
         decision.rejected,
-        key=lambda each: (-(each.capacity.per_s if each.capacity else -1.0), each.arm.name, each.arm.key),
+        key=lambda each: (
+            -(each.capacity.per_s if each.capacity else -1.0),
+            each.arm.batch,
+            each.arm.name,
+            each.arm.key,
+        ),
     )
     profiles = {each.arm.key: each for each in model.profile.arms} if model.profile else {}
     measured = decision.compiled > 0 or decision.per_s > 0
@@ -229,7 +238,8 @@ def _ceiling_s(model: Planned) -> float:
     lows = [decision.service_p99_s, decision.floor_s or 0.0, seen.latency_s if seen else 0.0]
     if model.slo is None:
         return 8 * max(lows) or 1.0
-    return max(2 * model.slo.latency_s, 1.25 * max(lows))
+    slo_s = model.slo.latency_s
+    return max(2 * slo_s, (3 if max(lows) > slo_s else 1.25) * max(lows))
 
 
 def _observed(model: Planned) -> Point | None:
@@ -311,7 +321,7 @@ def _arm_row(row: _Row, most: float, asked: float | None) -> str:
     times = _known(row.service_s) + " / " + _known(row.service_p99_s)
     cells = [
         _cell("Capacity", _capacity_cell(row.series.capacity, most, asked)),
-        _cell("Service p50 / p99", times if row.service_s or row.service_p99_s else "not measured"),
+        _cell("Service p50 / p99", times if row.service_s or row.service_p99_s else "not measured", "times"),
         _cell("Throughput", rate(row.per_s) if row.per_s else "not measured"),
         _cell("Outcome", escape(row.reason)),
         _cell("Properties", _properties(row.arm), "properties"),
@@ -345,7 +355,8 @@ def _properties(arm: Arm) -> str:
     ]
     lines += [f"batch={arm.batch}"] * (arm.batch > 1)
     lines += [f"requests={arm.requests}"] * (arm.requests is not None)
-    return "".join(f"<code>{escape(line)}</code>" for line in lines) or "none"
+    broken = (escape(line).replace("_", "_<wbr>").replace("=", "=<wbr>") for line in lines)
+    return "".join(f"<code>{line}</code>" for line in broken) or "none"
 
 
 def _proof(proof: Proof | None, slo: SloPlan | None) -> str:

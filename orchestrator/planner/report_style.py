@@ -84,8 +84,8 @@ section, .overview { background: var(--card); border: 1px solid var(--edge); bor
 .badge { font-weight: 600; border: 1.5px solid currentColor; border-radius: 999px; padding: 1px 12px;
   white-space: nowrap; font-size: 15px; }
 .verified { color: var(--good); } .rejected, .infeasible { color: var(--bad); } .unverified { color: var(--open); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px 22px;
-  margin: 16px 0 4px; }
+.figures { display: flex; flex-wrap: wrap; gap: 10px 22px; margin: 16px 0 4px; }
+.figures div { flex: 1 1 128px; } .figures div:first-child { flex: 2 1 236px; }
 .figures div { border-left: 3px solid var(--edge); padding-left: 10px; }
 .figures dt { color: var(--soft); font-size: 13px; }
 .figures dd { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.3; }
@@ -98,7 +98,7 @@ svg text { fill: var(--text); font-family: inherit; }
 svg .soft { fill: var(--soft); } svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--soft); }
 svg .over { fill: var(--slo-ground); } svg .slo { stroke: var(--slo); } svg .slo-text { fill: var(--slo); }
 svg .asked { stroke: var(--text); stroke-dasharray: 2 4; }
-.curve { fill: none; stroke: var(--series); stroke-width: 1.75; stroke-linejoin: round; }
+.curve { fill: none; stroke: var(--series); stroke-width: 1.5; stroke-linejoin: round; }
 .arm.chosen .curve { stroke-width: 3.5; }
 .mark { fill: var(--card); stroke: var(--series); stroke-width: 2; } .arm.chosen .mark { fill: var(--series); }
 .spread { stroke: var(--series); stroke-width: 2; }
@@ -112,7 +112,7 @@ svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-
 .arm:hover .curve, .arm:focus-within .curve { stroke-width: 4.5; }
 a:focus-visible, summary:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; border-radius: 3px; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; }
-caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
+caption { text-align: left; color: var(--soft); font-size: 14px; padding: 0 0 8px; }
 th, td { text-align: left; vertical-align: top; padding: 9px 14px 9px 0; border-top: 1px solid var(--edge); }
 thead th { color: var(--soft); font-size: 13px; font-weight: 600; border-top: 0; padding-top: 2px; }
 tbody th { font-weight: 500; } tr.chosen th { font-weight: 700; }
@@ -126,7 +126,9 @@ tbody th { padding-left: 12px; } thead th:first-child { padding-left: 12px; }
 .bar .track { stroke: var(--edge); stroke-width: 2; } .bar .asked { stroke-dasharray: none; stroke-width: 1.5; }
 .bar .dot { fill: var(--series); }
 code { font: 13px/1.45 ui-monospace, "Cascadia Mono", "DejaVu Sans Mono", monospace; }
-.properties code { display: block; overflow-wrap: anywhere; }
+.properties code { display: block; overflow-wrap: anywhere; padding-left: 1.2em; text-indent: -1.2em; }
+td.times { white-space: nowrap; }
+td.properties { min-width: 212px; padding-right: 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 4px 28px; margin: 0; }
 .facts div { display: flex; justify-content: space-between; gap: 14px; border-top: 1px solid var(--edge);
   padding: 5px 0; font-size: 15px; }

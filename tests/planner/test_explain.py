@@ -1,0 +1,149 @@
+"""The explanation says what was chosen, by how much, what was proven, and what would change it; nothing unmeasured."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.planner.explain import duration, explain, figure, quantile, rate
+from orchestrator.profiling.measurement import Host
+from tests.builders_decision import (
+    a_capacity,
+    a_decision,
+    a_hint_decision,
+    a_proof,
+    a_rejected,
+    an_arm,
+    an_infeasible_decision,
+    an_slo,
+    planned_examples,
+)
+
+
+def test_a_verified_decision_is_explained_from_choice_to_what_would_change_it() -> None:
+    assert explain(a_decision(), an_slo(), 25.0, 2) == (
+        "2 streams x 1 thread on CPU, chosen after measuring 5 arms in 38 s: predicted to carry 37.4/s (35.5 to 39.3)"
+        " with 99 % of the answers within 200 ms.",
+        "2 threads run one inference only 1.79 times as fast as one; about 1.92 times would be needed for"
+        " 1 stream x 2 threads to carry as much.",
+        "The next best, 1 stream x 2 threads, is predicted to carry 33.6/s (31.9 to 35.3), 10 % less.",
+        "A batch of 4 gives 1.04 times the rows a second of single rows and was not taken.",
+        "Verified: at 31.2/s (1.25 times the 25/s asked for), 0 of 299 requests missed 200 ms in an open loop (poisson)"
+        " through the served path; median 56.4 ms, p99 102 ms.",
+        "The floor here is 25.3 ms: the lowest p99 of any arm without load.",
+        "Would change: a rate above 37.4/s (above 31.2/s unproven), an SLO below 25.3 ms, another number of cores than"
+        " 2, or another load beside it.",
+    )
+
+
+def test_an_infeasible_latency_names_the_floor_and_what_would_help() -> None:
+    assert explain(an_infeasible_decision(), an_slo(0.01), 25.0, 2) == (
+        "1 stream x 2 threads on CPU comes nearest of 2 arms measured.",
+        "2 threads run one inference 1.86 times as fast as one while all streams are busy.",
+        "Infeasible: no arm answers within 10 ms at p99, even unloaded.",
+        "The floor here is 25.3 ms: the lowest p99 of any arm without load.",
+        "Would change: an SLO above 25.3 ms, another number of cores than 2, or another load beside it.",
+    )
+
+
+def test_an_infeasible_rate_names_the_most_that_is_carried() -> None:
+    said = explain(a_decision(verdict="infeasible", proof=None), an_slo(rate_per_s=100.0), 100.0, 2)
+    assert (
+        "Infeasible: 100/s was asked for, and the most that any arm is predicted to carry within 200 ms is 37.4/s."
+        in said
+    )
+    assert said[-1].startswith("Would change: a rate below 37.4/s, a longer latency,")
+
+
+def test_a_hint_without_a_measurement_claims_nothing() -> None:
+    assert explain(a_hint_decision(), None, None, 2) == (
+        "THROUGHPUT on CPU, as OpenVINO's hint has it: nothing was measured.",
+        "Not verified: its latency and capacity on this machine are unknown.",
+        "Would change: a measurement (`planning: {mode: measure}` and an `slo`), or the arm by hand.",
+    )
+
+
+def test_a_rejected_run_is_told_with_its_misses_and_that_the_prediction_was_too_hopeful() -> None:
+    proof = a_proof(verdict="rejected", misses=9, sent=120, reason="9 misses")
+    said = explain(a_decision(verdict="rejected", proof=proof), an_slo(), 25.0, 2)
+    (sentence,) = [each for each in said if each.startswith("Rejected")]
+    assert "9 of 120 requests missed 200 ms" in sentence
+    assert sentence.endswith("The prediction was too hopeful.")
+
+
+@pytest.mark.parametrize(
+    ("slo_rate", "proof", "reason"),
+    [
+        (None, None, "no rate was asked for, so none was proven; the capacity is a prediction."),
+        (25.0, None, "no open-loop run was made; the capacity is a prediction."),
+        (
+            25.0,
+            a_proof(verdict="unverified", reason="the budget was spent after 40 requests.", sent=40),
+            "the budget was spent after 40 requests. What was seen: at 31.2/s",
+        ),
+    ],
+)
+def test_what_is_not_verified_says_why(slo_rate: float | None, proof: object, reason: str) -> None:
+    said = explain(a_decision(verdict="unverified", proof=proof), an_slo(rate_per_s=slo_rate), slo_rate, 2)
+    assert any(each.startswith(f"Not verified: {reason}") for each in said)
+
+
+def test_without_an_slo_there_is_a_throughput_and_no_promise() -> None:
+    said = explain(a_decision(capacity=None, proof=None, verdict="unverified", rejected=()), None, None, 2)
+    assert said[0].endswith("50.1 rows/s with all its requests busy, 39.5 ms (p99 43.2 ms) each.")
+    assert "Not verified: without an SLO there is nothing to prove." in said
+    assert not any("predicted" in each for each in said)
+
+
+def test_a_tie_is_called_too_small_to_tell() -> None:
+    tie = a_rejected(an_arm(1, 2), 37.0, reason="a tie, and the other uses less memory")
+    said = explain(a_decision(rejected=(tie,)), an_slo(), 25.0, 2)
+    assert any("a difference too small for this measurement to tell" in each for each in said)
+
+
+def test_a_speed_up_that_no_threads_could_reach_is_not_asked_for() -> None:
+    said = explain(a_decision(capacity=a_capacity(45.0)), an_slo(), 25.0, 2)
+    assert "even 2 times would not let 1 stream x 2 threads carry as much." in said[1]
+
+
+def test_busy_neighbours_during_the_run_are_named() -> None:
+    noisy = a_proof(host=Host(foreign=0.21, steal=0.01))
+    said = explain(a_decision(proof=noisy), an_slo(), 25.0, 2)
+    assert any("other processes took 21 % and the hypervisor took 1 % of the CPU time" in each for each in said)
+
+
+def test_every_explanation_ends_with_what_would_change_it_and_is_the_same_each_time() -> None:
+    for each in planned_examples():
+        asked = each.slo.rate_per_s if each.slo else None
+        first, again = (explain(each.decision, each.slo, asked, each.cpus) for _ in range(2))
+        assert first == again
+        assert first[-1].startswith("Would change: ")
+        assert sum(sentence.startswith("Would change") for sentence in first) == 1
+        assert all(sentence.endswith(".") for sentence in first)
+
+
+def test_another_number_of_cores_matters_only_where_cores_do_the_work() -> None:
+    gpu = an_arm(device="GPU")
+    said = explain(a_decision(arm=gpu, rejected=()), an_slo(), 25.0, 2)
+    assert "cores" not in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (rate(0.5), "0.5/s"),
+        (rate(99.96), "100/s"),
+        (rate(12345.6), "12346/s"),
+        (duration(0.0004), "400 us"),
+        (duration(0.0178), "17.8 ms"),
+        (duration(0.9999), "1 s"),
+        (duration(1.254), "1.25 s"),
+        (figure(1234.5), "1234"),
+    ],
+)
+def test_figures_have_three_digits_and_never_a_power_of_ten(text: str, shown: str) -> None:
+    assert text == shown
+
+
+@pytest.mark.parametrize(("percentile", "expected"), [(50, 2.0), (75, 3.0), (99, 4.0), (0, 1.0)])
+def test_a_quantile_is_a_value_that_was_seen(percentile: float, expected: float) -> None:
+    assert quantile((4.0, 2.0, 1.0, 3.0), percentile) == expected
