@@ -42,7 +42,7 @@ def infer(
             "-i",
             "--input",
             metavar="[INPUT=]VALUE",
-            help="VALUE: @file.npy, @file.json, or JSON such as [[1,2]]. A whole request: @request.json.",
+            help="VALUE: @file.npy, @file.json, @- for stdin, or JSON such as [[1,2]]. A whole request: @request.json.",
         ),
     ],
     url: Annotated[
@@ -71,6 +71,7 @@ def infer(
 
     target = _asked(name, token_file) if url is None else Target(url, name.rpartition("/")[2], token_file)
     client = oip_client.Client(target.url, token=_token(target.token_file), timeout_s=timeout)
+    inputs = tensors.with_standard_input(inputs, sys.stdin.buffer.read)
     request = tensors.read_request(inputs)
     if request is None:
         metadata = client.metadata(target.model)
@@ -113,4 +114,5 @@ def _token(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise OrchError(Kind.INVALID, f"the token cannot be read: {error}", where=str(path)) from None
+        what = f"the token cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise OrchError(Kind.INVALID, what, where=str(path)) from None

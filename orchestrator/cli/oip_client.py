@@ -12,6 +12,8 @@ from orchestrator.errors import Kind, OrchError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ANSWER_MAX_BYTES = 2**31
+REFUSED = {401: Kind.UNAUTHORIZED, 503: Kind.OVERLOADED}
+HINTS = {Kind.UNAUTHORIZED: "name the file that holds it: --token-file FILE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,13 @@ class Client:
     """Talks to one endpoint."""
 
     def __init__(self, url: str, *, token: str | None, timeout_s: float) -> None:
-        self._url = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        self._url = _address(url)
         self._token = token
         self._timeout_s = timeout_s
-        if self._url.scheme not in {"http", "https"} or not self._url.hostname:
-            raise OrchError(Kind.INVALID, f"is not an HTTP address: {url!r}", hint="write http://127.0.0.1:8000")
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the model's metadata; raise OrchError with the server's words."""
-        return self._exchange("GET", _path(model), None, {}).header
+        return self._exchange("GET", _path(model), None, {}, wanted="inputs").header
 
     def infer(self, model: str, request: Message) -> Message:
         """Return the answer to an inference request; raise OrchError with the server's words."""
@@ -42,9 +42,9 @@ class Client:
         headers = {"Content-Type": "application/json"}
         if request.binary:
             headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
-        return self._exchange("POST", _path(model) + "/infer", header + request.binary, headers)
+        return self._exchange("POST", _path(model) + "/infer", header + request.binary, headers, wanted="outputs")
 
-    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Message:
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str], *, wanted: str) -> Message:
         if self._token is not None:
             headers = headers | {"Authorization": f"Bearer {self._token}"}
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
@@ -52,35 +52,58 @@ class Client:
         try:
             connection.request(method, self._url.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
-            return _message(response, response.read(ANSWER_MAX_BYTES))
+            message = _message(response, response.read(ANSWER_MAX_BYTES))
         except TimeoutError:
             what = f"no answer within {self._timeout_s:g} s"
             raise OrchError(Kind.DEADLINE, what, where=self._url.geturl()) from None
+        except http.client.BadStatusLine as error:
+            if isinstance(error, http.client.RemoteDisconnected):
+                what, hint = "the connection was closed without an answer", None
+            else:  # its bytes are not for terminals
+                what, hint = "does not speak HTTP/1.1", "is it the gRPC port? The HTTP one is wanted"
+            raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl(), hint=hint) from None
         except (OSError, http.client.HTTPException) as error:
             what = f"cannot be reached: {getattr(error, 'strerror', None) or error or type(error).__name__}"
             raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl()) from None
         finally:
             connection.close()
+        if message is None or not isinstance(message.header.get(wanted), list):
+            what = f"answers {method} {path}, but not as a server of models does"
+            hint = "give the address of an Open Inference Protocol endpoint; orch status -o wide shows them"
+            raise OrchError(Kind.FAILED, what, where=self._url.geturl(), hint=hint)
+        return message
+
+
+def _address(url: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        valid = False
+    if not valid:
+        raise OrchError(Kind.INVALID, f"is not an HTTP address: {url!r}", hint="write http://127.0.0.1:8000")
+    return parts
 
 
 def _path(model: str) -> str:
     return f"/v2/models/{urllib.parse.quote(model, safe='')}"
 
 
-def _message(response: http.client.HTTPResponse, body: bytes) -> Message:
-    length = int(response.headers.get(HEADER_LENGTH) or len(body))
+def _message(response: http.client.HTTPResponse, body: bytes) -> Message | None:
+    """Return the answer, None where it is none of this protocol; raise OrchError with a refusal's words."""
     try:
+        length = int(response.headers.get(HEADER_LENGTH) or len(body))
         header = json.loads(body[:length] or b"{}")
     except ValueError:
-        header = {"error": body[:300].decode("utf-8", "replace")}
+        length, header = len(body), None
     if response.status != http.HTTPStatus.OK:
-        raise _refusal(response, header)
-    return Message(header, body[length:])
+        raise _refusal(response, header, body)
+    return Message(header, body[length:]) if isinstance(header, dict) else None
 
 
-def _refusal(response: http.client.HTTPResponse, header: Any) -> OrchError:
-    said = header.get("error") if isinstance(header, dict) else None
+def _refusal(response: http.client.HTTPResponse, header: Any, body: bytes) -> OrchError:
+    said = header.get("error") if isinstance(header, dict) else body[:300].decode("utf-8", "replace")
     later = response.headers.get("Retry-After")
-    kind = Kind.OVERLOADED if response.status == http.HTTPStatus.SERVICE_UNAVAILABLE else Kind.FAILED
-    hint = f"try again in {later} s" if later else None
+    kind = REFUSED.get(response.status, Kind.FAILED)
+    hint = f"try again in {later} s" if later else HINTS.get(kind)
     return OrchError(kind, f"the server answered {response.status}: {said or response.reason}", hint=hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,22 @@ Tensors = Mapping[str, tuple[str, Array]]
 """Datatype and array by name; BF16 as its 16 bits, BYTES as an array of bytes."""
 
 
+def with_standard_input(values: Sequence[str], read: Callable[[], bytes]) -> list[str]:
+    """Return the values with what `read` returns in the place of `@-`, alone or after a name."""
+    return [
+        value.removesuffix("@-") + read().decode("utf-8", "replace").strip()
+        if value == "@-" or value.endswith("=@-")
+        else value
+        for value in values
+    ]
+
+
 def read_request(values: Sequence[str]) -> Message | None:
-    """Return the whole request in `@request.json`, None where the values are inputs."""
-    if len(values) != 1 or not values[0].startswith("@") or not values[0].endswith(".json"):
+    """Return the whole request in `@request.json` or `{...}`, None where the values are inputs."""
+    if len(values) != 1 or not values[0].startswith(("@", "{")) or values[0].endswith(".npy"):
         return None
-    body = _json(_bytes(Path(values[0][1:])), values[0][1:])
+    file = values[0][1:] if values[0].startswith("@") else None
+    body = _json(values[0], "--input") if file is None else _json(_bytes(Path(file)), file)
     if not isinstance(body, dict) or "inputs" not in body:
         return None
     return Message(body)
@@ -79,8 +90,13 @@ def _array(name: str, text: str, tensor: Mapping[str, Any]) -> Array:
     where, datatype = f"--input {name}", tensor["datatype"]
     if text.startswith("@") and text.endswith(".npy"):
         value = _npy(Path(text[1:]))
+    elif text.startswith("@"):
+        value = _json(_bytes(Path(text[1:])), text[1:])
     else:
-        value = _json(_bytes(Path(text[1:])) if text.startswith("@") else text, where)
+        value = _json(text, where)
+    if isinstance(value, dict):
+        hint = f"{name} is {datatype} {tensor['shape']}; a whole request has the key inputs"
+        raise OrchError(Kind.INVALID, "is a JSON object, not a tensor", where=where, hint=hint)
     try:
         return _typed(value, datatype, tensor["shape"])
     except (ValueError, TypeError, OverflowError) as error:
@@ -101,9 +117,12 @@ def _typed(value: Any, datatype: str, shape: Sequence[int]) -> Array:
         given = np.array(value, dtype=np.object_)
         texts = [element if isinstance(element, bytes) else str(element).encode() for element in given.ravel()]
         return object_array(texts).reshape(given.shape)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # NumPy tells of inhomogeneous shapes
+        raise ValueError("its rows differ in length") from None
     if array.dtype == np.object_:
-        raise ValueError("its rows differ in length")
+        raise ValueError("it holds null or an object where a number belongs")
     if datatype == "BF16":
         return _to_bf16(array.astype(np.float32))
     safe = array.astype(DTYPES[datatype], casting="same_kind" if array.dtype.kind == "f" else "unsafe")

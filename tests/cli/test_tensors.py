@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +56,10 @@ def test_texts_and_bf16_become_what_the_protocol_carries() -> None:
         (["x=[[1,2,3]]", "x=[[1,2,3]]"], ONE, "is given twice"),
         (["ids=[[1]]"], TWO, "no value for text"),
         (["[[1]]"], TWO, "the model has 2 inputs"),
-        (["x=[[1,2],[3]]"], ONE, "cannot become a tensor"),
+        (["x=[[1,2],[3]]"], ONE, "its rows differ in length"),
         (["x=[[1,"], ONE, "is no JSON"),
+        (["x={}"], ONE, "is a JSON object, not a tensor"),
+        (["{}"], ONE, "is a JSON object, not a tensor"),
         (["x=@nowhere.npy"], ONE, "cannot be read: No such file"),
         (["ids=[[1.5]]", 'text=["a"]'], TWO, "cannot become a tensor"),
         (['x=["a"]'], ONE, "cannot become a tensor"),
@@ -65,6 +69,26 @@ def test_a_wrong_input_is_an_error_that_says_why(values: list[str], metadata: di
     with pytest.raises(OrchError, match=words) as caught:
         tensors.read_inputs(values, metadata)
     assert caught.value.kind is Kind.INVALID
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    for content in (b"# Heading", b"\xa0\xff"):
+        (tmp_path / "notes.md").write_bytes(content)
+        with pytest.raises(OrchError, match=r"notes\.md: is no JSON"):
+            tensors.read_inputs([f"@{tmp_path}/notes.md"], ONE)
+
+
+def test_standard_input_stands_where_a_value_does() -> None:
+    def given(text: bytes, *values: str) -> list[str]:
+        return tensors.with_standard_input(values, io.BytesIO(text).read)
+
+    assert tensors.read_request(given(b'\n{"inputs": []}', "@-")) == Message({"inputs": []})
+    assert tensors.read_request(given(b"[[1, 2, 3]]", "@-")) is None
+    for value in ("@-", "x=@-"):
+        assert tensors.read_inputs(given(b"[[1, 2, 3]]\n", value), ONE)["x"][1].tolist() == [[1.0, 2.0, 3.0]]
+    with pytest.raises(OrchError, match="is no JSON"):
+        tensors.read_inputs(given(b"\xff", "@-"), ONE)
+    assert tensors.with_standard_input(["[[1]]"], sys.exit) == ["[[1]]"]
 
 
 def test_a_numpy_file_that_holds_objects_is_refused(tmp_path: Path) -> None:
@@ -126,6 +150,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
+    def do_GET(self) -> None:
+        self.headers["Content-Length"] = "0"
+        self.do_POST()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
@@ -179,5 +207,48 @@ def test_nobody_at_the_address_is_said_so() -> None:
     with pytest.raises(OrchError, match="Connection refused") as caught:
         Client("http://127.0.0.1:1", token=None, timeout_s=10).metadata("m")
     assert caught.value.kind is Kind.UNAVAILABLE
-    with pytest.raises(OrchError, match="is not an HTTP address"):
-        Client("ftp://x", token=None, timeout_s=10)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "", "http://", "127.0.0.1:99999", "127.0.0.1:abc", "http://[::1"])
+def test_what_is_no_address_is_refused_as_such(url: str) -> None:
+    with pytest.raises(OrchError, match="is not an HTTP address") as caught:
+        Client(url, token=None, timeout_s=10)
+    assert caught.value.kind is Kind.INVALID
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"), [({}, b"<html>"), ({}, b"[1]"), ({}, b'{"a": 1}'), ({HEADER_LENGTH: "x"}, b'{"inputs": []}')]
+)
+def test_a_server_of_something_else_is_told_from_one_of_models(headers: dict[str, str], body: bytes) -> None:
+    with answering(200, headers, body) as (url, _):
+        client = Client(url, token=None, timeout_s=10)
+        with pytest.raises(OrchError, match="not as a server of models does"):
+            client.metadata("m")
+        with pytest.raises(OrchError, match="not as a server of models does"):
+            client.infer("m", Message({"inputs": []}))
+
+
+def test_an_answer_that_is_no_http_is_said_without_its_bytes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_answer_once, args=(listener, b"\x00\x00\x1e\x04\x00\x00\x00\x00\x00\x1b[31m"))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(OrchError, match="does not speak HTTP") as caught:
+            Client(url, token=None, timeout_s=10).metadata("m")
+        thread.join(10)
+    assert str(caught.value).isprintable()
+    assert "gRPC" in str(caught.value.problems[0].hint)
+
+
+def _answer_once(listener: socket.socket, answer: bytes) -> None:
+    peer, _ = listener.accept()
+    with peer:
+        peer.recv(65536)
+        peer.sendall(answer)
+
+
+def test_a_missing_token_is_told_with_where_to_put_it() -> None:
+    with answering(401, {}, b'{"error": "a bearer token is needed"}') as (url, _), pytest.raises(OrchError) as caught:
+        Client(url, token=None, timeout_s=10).metadata("m")
+    assert caught.value.kind is Kind.UNAUTHORIZED
+    assert "--token-file" in str(caught.value.problems[0].hint)
