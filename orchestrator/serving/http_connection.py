@@ -8,11 +8,7 @@ expected it is the rest of that tensor.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
-import fcntl
-import sys
-import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,9 +26,10 @@ from orchestrator.serving.http_gate import (
     refusal,
     unauthorized,
 )
-from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, Head, HeadParser, HttpError, answer_head
+from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, Head, HeadParser, HttpError, answer_head, check_beginning
 from orchestrator.serving.http_infer import InferBody
-from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer
+from orchestrator.serving.http_outflow import Outflow
+from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer, whole
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.tensors import TensorPool
 
@@ -92,8 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._reading_paused = False
         self._writing_paused = False
-        self._unsent = 0
-        self._unsent_since = 0.0
+        self._outflow = Outflow()
         self.since = shared.clock()
         """When the connection last made progress in its phase; for a head, when it began."""
 
@@ -107,7 +103,7 @@ class Connection(asyncio.BufferedProtocol):
             connections.add(self)
             return
         self._closing = True
-        self._transport.write(_whole(Answer(503, b'{"error":"too many connections"}', JSON), close=True))
+        self._transport.write(whole(Answer(503, b'{"error":"too many connections"}', JSON), close=True))
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -206,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
             begin = len(text) - len(text.lstrip(b"\r\n"))
         end = text.find(END_OF_HEAD, begin)
         if end < 0:
-            _check_beginning(text[begin:], len(data))
+            check_beginning(text[begin:], len(data))
             self._stash += data
             return data[:0]
         end += len(END_OF_HEAD)
@@ -302,14 +298,14 @@ class Connection(asyncio.BufferedProtocol):
                 self._take_whole(self._body, chunks.body)
         return data[:0]
 
-    def _take_whole(self, empty: InferBody, whole: bytearray) -> None:
+    def _take_whole(self, empty: InferBody, collected: bytearray) -> None:
         """Take a chunked body, whose parts' lengths are known only now."""
-        json = len(whole) if self._head.json_length is None else self._head.json_length
-        if json > len(whole):
-            raise HttpError(400, f"Inference-Header-Content-Length {json} is beyond the body of {len(whole)} bytes")
-        self._body = self._new_body(empty.admission, json, len(whole) - json)
+        json = len(collected) if self._head.json_length is None else self._head.json_length
+        if json > len(collected):
+            raise HttpError(400, f"Inference-Header-Content-Length {json} is beyond the body of {len(collected)} bytes")
+        self._body = self._new_body(empty.admission, json, len(collected) - json)
         self._phase = Phase.BODY
-        self._take_body(memoryview(whole))
+        self._take_body(memoryview(collected))
 
     def _new_body(self, admission: Admission, json: int, binary: int) -> InferBody:
         shared = self._shared
@@ -363,7 +359,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send(self, reply: Answer, *, close: bool, head_only: bool = False) -> None:
         close = close or self._shared.plane.draining
-        self._transport.write(_whole(reply, close=close, head_only=head_only))
+        self._transport.write(whole(reply, close=close, head_only=head_only))
         if close:
             self._close()
 
@@ -432,23 +428,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _is_taking_answers(self, now: float) -> bool:
         """Tell whether answers are on their way; cut a client that takes nothing of them."""
-        unsent = self._transport.get_write_buffer_size()
-        if unsent:
-            unsent += self._in_kernel()
-        if unsent != self._unsent:
-            self._unsent, self._unsent_since = unsent, now
-        elif unsent and now - self._unsent_since > self._shared.limits.stall_s:
+        stalled_s = self._outflow.stalled_s(self._transport, now)
+        if stalled_s is None:
+            return False
+        if stalled_s > self._shared.limits.stall_s:
             self._transport.abort()
-        if unsent:
-            self.since = now  # other waits begin when the answer has gone out
-        return unsent > 0
-
-    def _in_kernel(self) -> int:
-        """Return the bytes that the client has not acknowledged; the kernel takes megabytes at a time from us."""
-        with contextlib.suppress(OSError):
-            count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4)
-            return int.from_bytes(count, sys.byteorder)
-        return 0
+        self.since = now  # other waits begin when the answer has gone out
+        return True
 
     def _overdue_head(self, waited: float) -> None:
         limits = self._shared.limits
@@ -481,19 +467,3 @@ class Connection(asyncio.BufferedProtocol):
         """Close if nothing is under way; what is under way is answered with `Connection: close`."""
         if self._phase is Phase.HEAD and not self._stash and not self._closing:
             self._transport.close()
-
-
-def _check_beginning(text: bytes, received: int) -> None:
-    """Raise HttpError for the beginning of a head that can never become one, so that its sender need not wait."""
-    if received >= HEAD_LIMIT_BYTES:
-        raise HttpError(431, f"the head is larger than {HEAD_LIMIT_BYTES} bytes")
-    if text and not text[:1].isalpha():
-        raise HttpError(400, "not an HTTP request")
-    line = text.find(b"\n")
-    if line == 0 or (line > 0 and text[line - 1] != 0x0D):
-        raise HttpError(400, "the lines of a head end in CR LF")
-
-
-def _whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
-    head = answer_head(reply.status, len(reply.body), reply.content_type, close=close, extra=reply.extra)
-    return head if head_only else head + reply.body

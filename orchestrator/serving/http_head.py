@@ -93,6 +93,17 @@ class _Collector:
         self.headers[key] = value.decode("latin-1").strip()
 
 
+def check_beginning(text: bytes, received: int) -> None:
+    """Raise HttpError for a beginning that can never become a head, so that its sender need not wait for the answer."""
+    if received >= HEAD_LIMIT_BYTES:
+        raise HttpError(431, f"the head is larger than {HEAD_LIMIT_BYTES} bytes")
+    if text and not text[:1].isalpha():
+        raise HttpError(400, "not an HTTP request")
+    line = text.find(b"\n")
+    if line == 0 or (line > 0 and text[line - 1] != 0x0D):
+        raise HttpError(400, "the lines of a head end in CR LF")
+
+
 def parse_head(raw: bytes) -> Head:
     """Return the head in `raw`, which ends in its empty line; raise HttpError for what HTTP forbids."""
     collector = _Collector()

@@ -9,7 +9,7 @@ import orjson
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
-from orchestrator.serving.http_head import STATUS, Head, retry_headers
+from orchestrator.serving.http_head import STATUS, Head, answer_head, retry_headers
 from orchestrator.serving.oip import error_body, model_metadata, server_metadata
 
 JSON = "application/json"
@@ -32,6 +32,12 @@ Metrics = Callable[[str], tuple[bytes, str]]
 def error_answer(error: OrchError, **extra: object) -> Answer:
     """Return the answer for an error, by the one table of HTTP statuses."""
     return Answer(STATUS[error.kind], error_body(error, **extra), JSON, retry_headers(error))
+
+
+def whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
+    """Return the answer as it goes over the wire."""
+    head = answer_head(reply.status, len(reply.body), reply.content_type, close=close, extra=reply.extra)
+    return head if head_only else head + reply.body
 
 
 def answer(head: Head, plane: DataPlane, metrics: Metrics, version: str) -> Answer:

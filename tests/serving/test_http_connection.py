@@ -117,7 +117,6 @@ def test_a_request_that_comes_byte_by_byte_is_answered(running: Running) -> None
 def test_pipelined_requests_are_answered_in_their_order_however_they_are_cut(
     running: Running, kinds: list[str], size: int
 ) -> None:
-    # Planted bug that this caught: bytes that came while the kept ones waited their turn were taken first.
     requests = {
         "get": (LIVE, 200),
         "bad": (post("double", b'{"inputs": 3}'), 400),
@@ -698,6 +697,7 @@ PIECES = st.sampled_from(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(data=st.lists(PIECES | st.binary(max_size=20), max_size=12).map(b"".join), size=st.integers(1, 20_000))
 def test_any_bytes_get_answers_or_the_end(running: Running, data: bytes, size: int) -> None:
+    # Planted bug that this caught: bytes kept while an inference ran were taken up outside of the error boundary.
     with Wire(running.port) as wire:
         try:
             wire.send_in_pieces(data, max(size, len(data) // 50))

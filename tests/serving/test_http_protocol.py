@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +21,7 @@ from tests.serving.http_serving import (
     Doubler,
     Running,
     a_loop,
+    double_request,
     get,
     infer_json,
     openvino_models,
@@ -192,18 +194,16 @@ def test_free_dimensions_are_answered_bit_by_bit_as_in_process(
 
 def test_rows_of_several_callers_are_gathered_and_split(loop: asyncio.AbstractEventLoop) -> None:
     # Planted bug that this caught: splitting by one row for each request.
-    doubler = Doubler.make(manual=False, sizes=(4, 2), batch=4)
-    with serving(loop, {"double": doubler.served}) as running:
-
-        async def scenario() -> list[bool]:
-            async with tritonclient.http.aio.InferenceServerClient(running.address) as client:
-                return await asyncio.gather(*(one(client, number) for number in range(30)))
-
-        async def one(client: tritonclient.http.aio.InferenceServerClient, number: int) -> bool:
-            array = np.full((1 + number % 4, 2), number, np.float32)
-            return same((await client.infer("double", [given("x", "FP32", array)])).as_numpy("y"), array * 2)
-
-        assert all(asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S)))
+    doubler = Doubler.make(sizes=(4, 2), batch=4)
+    with serving(loop, {"double": doubler.served}) as running, ExitStack() as stack:
+        arrays = [np.arange(2 * rows, dtype=np.float32).reshape(rows, 2) + 10 * rows for rows in (1, 2, 1, 3)]
+        wires = [stack.enter_context(running.connect()) for _ in arrays]
+        for number, (wire, array) in enumerate(zip(wires, arrays, strict=True)):
+            wire.send(double_request(x=array))
+            running.until(lambda sent=number: running.pool("double").snapshot().queued == sent)  # type: ignore[misc]
+        for _ in range(3):  # the first alone, the next two together, the last does not fit with them
+            doubler.finish(running)
+        assert [wire.reply().tail for wire in wires] == [(array * 2).tobytes() for array in arrays]
     doubler.pool.close()
 
 
