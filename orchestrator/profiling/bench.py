@@ -5,7 +5,8 @@ process waits; it never spins, so that several with their models compiled may st
 
     {"compile": {"arm": Arm, "path": ..., "shapes": {}, "name": ...}}   ->  {"compiled": Compiled}
     {"block": {"concurrency": 2, "seconds": 0.5, "round": 0}}           ->  {"block": Block}
-    {"block": {..., "rate_per_s": 40.0, "seed": 7}}                     ->  {"block": Block}, of an open loop
+    {"block": {..., "rate_per_s": 40.0, "seed": 7}}                     ->  {"block": Block}, of an open loop, whose
+                                          arrivals come from a sleeping thread: some thousand a second at most
     anything that goes wrong                                            ->  {"error": {"kind": ..., "what": ...}}
 
 Executors are recycled inside a process with the old pinning (openvino-facts 2.4): hence a process for each arm.
@@ -21,75 +22,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.backend.base import Actual, Backend, CompileRequest
 from orchestrator.errors import Kind, OrchError
-from orchestrator.profiling.arrivals import arrivals
 from orchestrator.profiling.host_counters import between, snapshot
 from orchestrator.profiling.loops import Loop, Span, Taken
 from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Block, Host, ReadBack
 from orchestrator.profiling.tied import die_with_parent
+from orchestrator.profiling.wire import BenchAnswer, BenchOrder, Compiled, Failure, ToCompile, ToRun
+from orchestrator.scheduling.arrivals import arrivals
 
 SECONDS_MAX = 60.0  # of one block
-
-
-class Line(BaseModel):
-    """Base of what crosses the pipes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ToCompile(Line):
-    """The arm to be measured, and the model it is an arm of."""
-
-    arm: Arm
-    path: str
-    shapes: dict[str, list[int | str]] = {}
-    name: str = ""
-    """For messages."""
-
-
-class ToRun(Line):
-    """One block to be run: a closed loop, or with `rate_per_s` an open one."""
-
-    concurrency: int
-    seconds: float
-    round: int = 0
-    rate_per_s: float | None = None
-    seed: int = 0
-
-
-class Order(Line):
-    """One line to the child."""
-
-    compile: ToCompile | None = None
-    block: ToRun | None = None
-
-
-class Compiled(Line):
-    """The arm as it was compiled and warmed up."""
-
-    actual: ReadBack
-    compile_s: float
-    """Seconds of compiling alone."""
-    memory_bytes: int
-    """What the process grew by until it was warm."""
-
-
-class Failure(Line):
-    """Why an order could not be carried out."""
-
-    kind: Kind
-    what: str
-
-
-class Answer(Line):
-    """One line from the child."""
-
-    compiled: Compiled | None = None
-    block: Block | None = None
-    error: Failure | None = None
 
 
 class Bench:
@@ -100,19 +44,19 @@ class Bench:
         self._arm: Arm
         self._loop: Loop | None = None
 
-    def obey(self, line: bytes) -> Answer:
+    def obey(self, line: bytes) -> BenchAnswer:
         """Return the answer to one line; never raises what the orderer did wrong."""
         try:
-            order = Order.model_validate_json(line)
+            order = BenchOrder.model_validate_json(line)
             if order.compile is not None:
-                return Answer(compiled=self._compile(order.compile))
+                return BenchAnswer(compiled=self._compile(order.compile))
             if order.block is not None:
-                return Answer(block=self._block(order.block))
+                return BenchAnswer(block=self._block(order.block))
             raise OrchError(Kind.INVALID, "says neither compile nor block")
         except ValidationError as error:
-            return Answer(error=Failure(kind=Kind.INVALID, what=str(error)))
+            return BenchAnswer(error=Failure(kind=Kind.INVALID, what=str(error)))
         except OrchError as error:
-            return Answer(error=Failure(kind=error.kind, what=str(error)))
+            return BenchAnswer(error=Failure(kind=error.kind, what=str(error)))
 
     def _compile(self, order: ToCompile) -> Compiled:
         arm = order.arm
@@ -140,7 +84,7 @@ class Bench:
         if order.rate_per_s is None:
             taken = self._loop.closed(order.concurrency, order.seconds)
         else:
-            due = arrivals("poisson", order.rate_per_s, order.seed)
+            due = arrivals("poisson", order.rate_per_s, int(2 * order.rate_per_s * order.seconds) + 64, order.seed)
             taken = self._loop.opened(order.concurrency, due, order.seconds)
         return as_block(self._arm, order, taken, between(before, snapshot(cores, own)))
 
@@ -187,7 +131,7 @@ def _resident_bytes() -> int:
 
 
 def serve(backend: Backend, orders: Iterator[bytes], answers: BinaryIO) -> None:
-    """Answer every order until they end."""
+    """BenchAnswer every order until they end."""
     bench = Bench(backend)
     for line in orders:
         answers.write(bench.obey(line).model_dump_json(exclude_none=True).encode() + b"\n")
