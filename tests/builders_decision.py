@@ -224,7 +224,7 @@ def a_many_armed_decision(slo_s: float = 0.012) -> Decision:
     for batch in (1, 2, 4):
         for number, (streams, each) in enumerate([(8, 1), (4, 2), (2, 4), (1, 8)]):
             arm, service_s = an_arm(streams, each, batch), 0.0046 * speed[each] * (0.85 * batch + 0.15)
-            points = curve(_an_arm_profile(arm, service_s, number), 99, slo_s, 12)
+            points = curve(_an_arm_profile(arm, service_s, number), 99.0, slo_s, cpus=8, arms=12)
             rows_per_s = streams * batch / service_s
             arms.append(a_rejected(arm, crossing(points, slo_s), service_s=service_s, per_s=rows_per_s))
     best, *others = sorted(arms, key=lambda each: -(each.capacity.per_s if each.capacity else 0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import exp, factorial, log
-
+from orchestrator.planner.capacity import Need, Service, formula_capacity, quantile
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
 MORE_THAN_A_TIE = 0.03  # relative; used where the decision does not carry its own resolution
-_STEPS = 60  # of a bisection: far below what is printed
+_STEPS = 30  # of a bisection: far below what is printed
 
 
 def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, cpus: int) -> tuple[str, ...]:
@@ -53,13 +52,6 @@ def duration(seconds: float) -> str:
 def interval(capacity: Capacity) -> str:
     """Return a capacity with its interval: `61/s (58 to 64)`."""
     return f"{rate(capacity.per_s)} ({figure(capacity.low_per_s)} to {figure(capacity.high_per_s)})"
-
-
-def quantile(values: tuple[float, ...], percentile: float) -> float:
-    """Return the smallest of the values that `percentile` percent of them do not exceed; there must be one."""
-    ordered = sorted(values)
-    place = -(-len(ordered) * percentile // 100)  # rounded up
-    return ordered[min(len(ordered), max(1, int(place))) - 1]
 
 
 def streams_of(arm: Arm) -> int | None:
@@ -151,37 +143,15 @@ def _per_s(rejected: Rejected) -> float:
 
 def _needed(decision: Decision, slo: SloPlan | None, streams: int) -> float | None:
     """Return the speed-up at which `streams` streams would carry the chosen capacity, by the closed formula."""
-    if slo is None or decision.capacity is None or decision.alone_s <= 0 or decision.arm.batch > 1:
+    if slo is None or decision.capacity is None or decision.capacity.per_s <= 0 or decision.arm.batch > 1:
         return None  # the formula knows no batches
-    per_s = decision.capacity.per_s
-    if per_s <= 0:
-        return None
-    low, high = 0.0, min(slo.latency_s, streams / per_s)
+    need = Need(slo.latency_s, slo.percentile)
+    low, high = 0.0, slo.latency_s
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if _response_s(middle, streams, per_s, slo.percentile) <= slo.latency_s:
-            low = middle
-        else:
-            high = middle
+        steady = Service(alone_s=(middle,), busy_s=((middle,),), slots=streams)
+        low, high = (middle, high) if formula_capacity(steady, need) >= decision.capacity.per_s else (low, middle)
     return decision.alone_s / low if low > 0 else None
-
-
-def _response_s(service_s: float, streams: int, per_s: float, percentile: float) -> float:
-    """Return the percentile of the latency of steady service under Poisson arrivals (Allen and Cunneen)."""
-    busy = per_s * service_s / streams
-    if busy >= 1:
-        return float("inf")
-    waits = _erlang_c(streams, per_s * service_s)
-    late = log(waits / (1 - percentile / 100)) if waits > 0 else 0.0
-    return service_s + max(0.0, late) * service_s / (2 * streams * (1 - busy))
-
-
-def _erlang_c(streams: int, load: float) -> float:
-    """Return the share of requests that wait; computed in logarithms' reach only up to 100 streams, then taken as 1."""
-    if streams > 100 or load <= 0:
-        return 0.0 if load <= 0 else 1.0
-    last = exp(streams * log(load)) / factorial(streams) * streams / (streams - load)
-    return last / (last + sum(load**k / factorial(k) for k in range(streams)))
 
 
 def _runner_up(decision: Decision) -> str:
@@ -241,8 +211,8 @@ def _run(proof: Proof, slo: SloPlan, rate_per_s: float | None) -> str:
     text += f" in an open loop ({proof.arrivals}) through the served path"
     if proof.latency_s:
         named = f"p{slo.percentile:g}"
-        text += f"; median {duration(quantile(proof.latency_s, 50))}, {named} "
-        text += duration(quantile(proof.latency_s, slo.percentile))
+        text += f"; median {duration(quantile(proof.latency_s, 0.5))}, {named} "
+        text += duration(quantile(proof.latency_s, slo.percentile / 100))
     return text + "."
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from html import escape
 
 from orchestrator.inventory.device import Inventory
+from orchestrator.planner.capacity import quantile
 from orchestrator.planner.chart import Drawing, Series, chart, shape
-from orchestrator.planner.curve import Point, busy_samples, curve
+from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision
-from orchestrator.planner.explain import duration, explain, figure, interval, quantile, rate
+from orchestrator.planner.evidence import busy_blocks
+from orchestrator.planner.explain import duration, explain, figure, interval, rate
 from orchestrator.planner.plan import SloPlan
 from orchestrator.planner.report_style import style
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
@@ -203,14 +205,14 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
     ]
     for number, each in enumerate(others, 1):
         profile = profiles.get(each.arm.key)
-        samples = busy_samples(profile) if profile else ()
+        samples = [value for block in busy_blocks(profile) for value in block.service_s] if profile else []
         found.append(
             _Row(
                 _series(ident, number, each.arm, each.capacity, model, profile, arms),
                 each.arm,
                 each.reason,
                 each.service_s,
-                quantile(samples, 99) if samples else None,
+                quantile(samples, 0.99) if samples else None,
                 each.per_s,
             )
         )
@@ -227,7 +229,7 @@ def _series(
     arms: int,
 ) -> Series:
     percentile = model.slo.percentile if model.slo else PERCENTILE
-    points = curve(profile, percentile, _ceiling_s(model), arms) if profile else ()
+    points = curve(profile, percentile, _ceiling_s(model), cpus=model.cpus, arms=arms) if profile else ()
     return Series(number, arm.name, f"{ident}-arm-{number}", points, capacity)
 
 
@@ -246,7 +248,7 @@ def _observed(model: Planned) -> Point | None:
     proof = model.decision.proof
     if proof is None or not proof.latency_s or model.slo is None:
         return None
-    return Point(proof.rate_per_s, quantile(proof.latency_s, model.slo.percentile))
+    return Point(proof.rate_per_s, quantile(proof.latency_s, model.slo.percentile / 100))
 
 
 def _figure(ident: str, model: Planned, rows: Sequence[_Row]) -> str:
@@ -363,7 +365,7 @@ def _proof(proof: Proof | None, slo: SloPlan | None) -> str:
     if proof is None:
         return "<h3>Proof</h3>\n<p>None: no open-loop run was made through the served path.</p>"
     latencies = [
-        (f"p{percentile:g} observed", duration(quantile(proof.latency_s, percentile)))
+        (f"p{percentile:g} observed", duration(quantile(proof.latency_s, percentile / 100)))
         for percentile in sorted({50.0, 95.0, slo.percentile if slo else PERCENTILE})
         if proof.latency_s
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.planner.explain import duration, explain, figure, quantile, rate
+from orchestrator.planner.explain import duration, explain, figure, rate
 from orchestrator.profiling.measurement import Host
 from tests.builders_decision import (
     a_capacity,
@@ -142,8 +142,3 @@ def test_another_number_of_cores_matters_only_where_cores_do_the_work() -> None:
 )
 def test_figures_have_three_digits_and_never_a_power_of_ten(text: str, shown: str) -> None:
     assert text == shown
-
-
-@pytest.mark.parametrize(("percentile", "expected"), [(50, 2.0), (75, 3.0), (99, 4.0), (0, 1.0)])
-def test_a_quantile_is_a_value_that_was_seen(percentile: float, expected: float) -> None:
-    assert quantile((4.0, 2.0, 1.0, 3.0), percentile) == expected

@@ -11,10 +11,9 @@ from itertools import pairwise
 import pytest
 
 from orchestrator.planner.chart import Series, ticks
-from orchestrator.planner.curve import BUSY, Point, busy_samples, curve
+from orchestrator.planner.curve import BUSY, Point, curve
 from orchestrator.planner.report import Planned, machine_facts, report_html
 from orchestrator.planner.report_style import DARK, LIGHT, TEXTS
-from orchestrator.profiling.measurement import Host
 from tests.builders import an_inventory
 from tests.builders_decision import (
     a_decision,
@@ -325,21 +324,17 @@ def test_the_style_has_dark_print_narrow_and_reduced_motion(text: str) -> None:
 
 def test_a_curve_rises_and_ends_soon_after_it_leaves_the_picture() -> None:
     profile = a_profile(a_decision()).arms[0]
-    points = curve(profile, 99.0, 0.2, 5)
+    points = curve(profile, 99.0, 0.2, cpus=2, arms=5)
     assert list(points) == sorted(points)
     assert [point.latency_s for point in points] == sorted(point.latency_s for point in points)
     assert points[0].latency_s >= 0.0395
     assert sum(point.latency_s > 0.2 for point in points) <= 1
-    assert len(curve(profile, 99.0, 100.0, 5)) == len(BUSY)
+    assert len(curve(profile, 99.0, 100.0, cpus=2, arms=5)) == len(BUSY)
 
 
-def test_a_curve_comes_from_clean_blocks_at_the_highest_concurrency() -> None:
+def test_an_arm_without_service_times_has_no_curve() -> None:
     profile = a_profile(a_decision()).arms[0]
-    first, *others = [block for block in profile.blocks if block.concurrency == 2]
-    noisy = first.model_copy(update={"host": Host(foreign=0.5), "service_s": (9.0,) * 10})
-    assert 9.0 not in busy_samples(profile.model_copy(update={"blocks": (noisy, *others)}))
-    assert busy_samples(profile.model_copy(update={"blocks": (noisy,)})) == (9.0,) * 10
-    assert curve(profile.model_copy(update={"blocks": ()}), 99.0, 1.0, 1) == ()
+    assert curve(profile.model_copy(update={"blocks": ()}), 99.0, 1.0, cpus=2, arms=1) == ()
 
 
 @pytest.mark.parametrize(
