@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from benchmarks.planner.bench import Bench, Choice, OutOfTimeError, Run
 from benchmarks.planner.oracle import Cell
-from benchmarks.planner.table import Row
+from benchmarks.planner.table import Entry, Row
 from benchmarks.planner.truth import Candidate
 
 BENCHMARK_APP_S: Final = 20.0
@@ -78,8 +78,8 @@ def _or_default(tried: Sequence[_Tried], cell: Cell, bench: Bench) -> Choice:
 
 
 def _by_name(name: str) -> Baseline:
-    def choose(cell: Cell, bench: Bench, _seed: int) -> Choice:
-        row = cell.entry.named(name)
+    def choose(_cell: Cell, bench: Bench, _seed: int) -> Choice:
+        row = bench.entry.named(name)
         return Choice(Candidate(row, row.streams), None, bench.cost)
 
     return choose
@@ -90,7 +90,7 @@ def best_of_hints(cell: Cell, bench: Bench, _seed: int) -> Choice:
 
     def trials() -> Iterator[_Tried]:
         for hint in ("LATENCY", "THROUGHPUT"):
-            row = cell.entry.named(hint)
+            row = bench.entry.named(hint)
             run = bench.run(row, row.streams, BENCHMARK_APP_S)
             yield _Tried(Candidate(row, row.streams), run, _late(run.median_s, cell))
 
@@ -99,12 +99,12 @@ def best_of_hints(cell: Cell, bench: Bench, _seed: int) -> Choice:
 
 def greedy_fps(cell: Cell, bench: Bench, _seed: int) -> Choice:
     """Search batch, then requests, keeping whatever measured faster once, as DL Streamer's optimizer does."""
-    streams = cell.entry.named("THROUGHPUT").streams
+    streams = bench.entry.named("THROUGHPUT").streams
 
     def trials() -> Iterator[_Tried]:
         best: _Tried | None = None
         for batch in _batches(bench):
-            row = cell.entry.find(streams, bench.cpus, batch)
+            row = bench.entry.find(streams, bench.cpus, batch)
             if row is not None and bench.cost.seconds < GREEDY_TOTAL_S:
                 one = _Tried(_candidate(row, streams), bench.run(row, streams, GREEDY_SAMPLE_S), 0.0)
                 best = one if best is None or one.run.per_s > best.run.per_s else best
@@ -126,7 +126,7 @@ def workbench_grid(cell: Cell, bench: Bench, _seed: int) -> Choice:
 
     def trials() -> Iterator[_Tried]:
         for batch, streams in itertools.product(_batches(bench), range(1, bench.cpus + 1)):
-            row = cell.entry.find(streams, bench.cpus, batch)
+            row = bench.entry.find(streams, bench.cpus, batch)
             if row is not None:
                 run = bench.run(row, streams, WORKBENCH_S)
                 yield _Tried(Candidate(row, streams), run, _late(run.median_s, cell))
@@ -145,7 +145,7 @@ class _Climb:
         self._space = set(itertools.product(range(int(log2(most)) + 1), range(1, bench.cpus + 1)))
 
     def row(self, at: tuple[int, int]) -> Row | None:
-        return self._cell.entry.find(at[1], self._bench.cpus, 2 ** at[0])
+        return self._bench.entry.find(at[1], self._bench.cpus, 2 ** at[0])
 
     def measure(self, at: tuple[int, int]) -> float:
         """Return how good it is there: 1 is the start."""
@@ -283,7 +283,7 @@ def packrat(cell: Cell, bench: Bench, _seed: int) -> Choice:
     profile: dict[tuple[int, int], float] = {}
     rows: dict[tuple[int, int], Row] = {}
     for threads, batch in itertools.product(range(1, bench.cpus + 1), _batches(bench)):
-        row = cell.entry.find(1, threads, batch)
+        row = bench.entry.find(1, threads, batch)
         if row is not None:
             rows[threads, batch] = row
             profile[threads, batch] = bench.run(row, 1, PACKRAT_S).median_s
@@ -292,7 +292,7 @@ def packrat(cell: Cell, bench: Bench, _seed: int) -> Choice:
     parts = split(profile, bench.cpus, 2 ** int(log2(waiting))) or [(bench.cpus, 1)]
     threads = max(t for t, _ in parts)
     batch = max(b for _, b in parts)
-    row = cell.entry.find(len(parts), threads * len(parts), batch) or rows[threads, batch]
+    row = bench.entry.find(len(parts), threads * len(parts), batch) or rows[threads, batch]
     slowest = max(profile[part] for part in parts)
     capacity = sum(b for _, b in parts) / slowest
     feasible = slowest <= cell.slo.latency_s and capacity >= cell.rate_per_s
@@ -318,9 +318,9 @@ BASELINES: Final[Mapping[str, Baseline]] = {
 EQUAL_TIME: Final = ("B4", "B5", "B6", "B7", "B8")
 
 
-def choose(name: str, cell: Cell, *, seed: int = 0, budget_s: float | None = None) -> Choice:
-    """Return what a baseline chooses for a cell; within `budget_s` of its own seconds where that is given."""
-    return BASELINES[name](cell, Bench(cell.entry, seed, budget_s), seed)
+def choose(name: str, cell: Cell, seen: Entry, *, seed: int = 0, budget_s: float | None = None) -> Choice:
+    """Return what a baseline chooses for a cell by what it sees, in `budget_s` of live seconds where that is given."""
+    return BASELINES[name](cell, Bench(seen, seed, budget_s), seed)
 
 
 def equal_time_names() -> Iterable[str]:

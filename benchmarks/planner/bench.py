@@ -26,6 +26,8 @@ class Cost:
     compiles: int = 0
     verified: int = 0
     inferences: int = 0
+    thinking_s: float = 0.0
+    """CPU time of deciding itself, on the machine that replays: the one figure that is not the same each time."""
 
 
 @dataclass(frozen=True)

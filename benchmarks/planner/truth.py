@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapreplace
 from math import ceil, sqrt
 from random import Random
@@ -68,14 +68,14 @@ def candidates(entry: Entry) -> list[Candidate]:
 
 
 def latencies(
-    arrivals: Sequence[float], levels: Sequence[Sequence[float]], places: Sequence[float], rows: int
+    arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float], rows: int
 ) -> list[float]:
     """Return the seconds from arrival to answer of each request.
 
-    `levels[k]` are the sorted service times of an inference that starts as the (k+1)-th under way, for each slot;
+    `services[k]` are the sorted service times of an inference that starts as the (k+1)-th under way, for each slot;
     `places` (0 to 1) say where among them the n-th inference stands.
     """
-    free = [0.0] * len(levels)
+    free = [0.0] * len(services)
     answers: list[float] = []
     index, number, count = 0, 0, len(arrivals)
     while index < count:
@@ -84,12 +84,19 @@ def latencies(
         while end < count and end - index < rows and arrivals[end] < start:
             end += 1
         under_way = sum(busy > start for busy in free)
-        samples = levels[under_way]
+        samples = services[under_way]
         done = start + samples[int(places[number] * len(samples))]
         heapreplace(free, done)
         answers += [done - arrived for arrived in arrivals[index:end]]
         index, number = end, number + 1
     return answers
+
+
+def levels(candidate: Candidate) -> list[list[float]]:
+    """Return the sorted service times of an inference that starts as the first, second, ... under way."""
+    measured = sorted({block.concurrency for block in candidate.row.blocks})
+    nearest = [measured[min(bisect_left(measured, n), len(measured) - 1)] for n in range(1, candidate.requests + 1)]
+    return [sorted(candidate.row.services(level)) for level in nearest]
 
 
 class Truth:
@@ -103,17 +110,10 @@ class Truth:
         self._gaps = gaps(slo.arrivals, count, SEED + 1)
         self._known: dict[tuple[str, int], float] = {}
 
-    def levels(self, candidate: Candidate) -> list[list[float]]:
-        """Return the sorted service times by how many run."""
-        row = candidate.row
-        measured = sorted({block.concurrency for block in row.blocks})
-        nearest = [measured[min(bisect_left(measured, n), len(measured) - 1)] for n in range(1, candidate.requests + 1)]
-        return [sorted(row.services(level)) for level in nearest]
-
     def latencies(self, candidate: Candidate, rate_per_s: float) -> list[float]:
         """Return the latency of each request at a rate."""
         arrivals = scaled(self._gaps, rate_per_s)
-        return latencies(arrivals, self.levels(candidate), self._places, candidate.row.arm.batch)
+        return latencies(arrivals, levels(candidate), self._places, candidate.row.arm.batch)
 
     def holds(self, candidate: Candidate, rate_per_s: float) -> bool:
         """Tell whether the SLO holds at a rate."""
@@ -121,9 +121,13 @@ class Truth:
         return sum(latency > self.slo.latency_s for latency in taken) / len(taken) <= self.slo.miss_max
 
     def capacity(self, candidate: Candidate) -> float:
-        """Return the largest rate that holds, requests a second; 0 where none above a thousandth of the most does."""
+        """Return the largest rate that holds, requests a second; 0 where none above a thousandth of the most does.
+
+        The candidate's own samples do not count, only this truth's: planners may have seen others.
+        """
         if candidate.key not in self._known:
-            self._known[candidate.key] = self._search(candidate)
+            row = next(row for row in self.entry.rows if row.arm.key == candidate.row.arm.key)
+            self._known[candidate.key] = self._search(replace(candidate, row=row))
         return self._known[candidate.key]
 
     def _search(self, candidate: Candidate) -> float:

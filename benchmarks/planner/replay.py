@@ -1,0 +1,238 @@
+"""Play orch's own search on the table: answer every step that it asks for as the machine would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+from statistics import mean
+from time import process_time
+from typing import Final
+
+from benchmarks.planner.bench import START_S, Choice, Cost
+from benchmarks.planner.oracle import Cell
+from benchmarks.planner.table import Entry, Row
+from benchmarks.planner.truth import Candidate, latencies, levels
+from orchestrator.errors import OrchError
+from orchestrator.inventory.device import Cores, Device, Host, Inventory
+from orchestrator.inventory.model import Dim, ModelInfo, TensorInfo
+from orchestrator.manifest.spec import ModelSpec
+from orchestrator.planner import arms, capacity
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.search import Search
+from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Verify
+from orchestrator.planner.verdict import Outcome, State, close, step, verdict
+from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Block, Proof
+from orchestrator.profiling.measurement import Host as Ambient
+from orchestrator.scheduling.arrivals import arrivals
+
+BUDGET_S: Final = 60.0
+STEPS_MAX: Final = 500  # a search asks for some dozens
+WORKER_S: Final = 3.0  # starting the served path for a verification, and its generator; compiling comes on top
+PROPERTIES: Final = (
+    "NUM_STREAMS INFERENCE_NUM_THREADS PERFORMANCE_HINT PERFORMANCE_HINT_NUM_REQUESTS ENABLE_CPU_PINNING "
+    "SCHEDULING_CORE_TYPE ENABLE_HYPER_THREADING ENABLE_CPU_RESERVATION INFERENCE_PRECISION_HINT EXECUTION_MODE_HINT"
+)
+
+
+class Machine:
+    """The table in the place of the machine: executes steps, and keeps the clock that they would have taken."""
+
+    def __init__(self, entry: Entry, seed: int) -> None:
+        self._entry = entry
+        self._dice = Random(seed)
+        self._turns: dict[tuple[str, int], int] = {}
+        self._compiled: set[str] = set()
+        self.cost = Cost()
+
+    def row(self, arm: Arm) -> Row | None:
+        """Return the row that the arm would read back as: unpinned, a hint with the streams it takes."""
+        hint = arm.properties.get("PERFORMANCE_HINT")
+        streams = self._entry.named(hint).streams if hint else int(arm.properties.get("NUM_STREAMS", "0"))
+        return self._entry.find(streams, int(arm.properties["INFERENCE_NUM_THREADS"]), arm.batch)
+
+    def candidate(self, arm: Arm) -> Candidate:
+        """Return what the planner has chosen."""
+        row = self.row(arm)
+        assert row is not None, arm
+        return Candidate(row, min(arm.requests or row.streams, row.streams + 1))
+
+    def do(self, asked: Measure | Verify) -> Result:
+        """Execute a step."""
+        row = self.row(asked.arm)
+        if row is None:
+            return Failed("not in the table")
+        if asked.arm.key not in self._compiled:
+            self._compiled.add(asked.arm.key)
+            self._take(START_S + row.compile_s, compiles=1)
+        return self._measure(asked, row) if isinstance(asked, Measure) else self._verify(asked, row)
+
+    def _take(self, seconds: float, *, compiles: int = 0, verified: int = 0, inferences: int = 0) -> None:
+        cost = self.cost
+        self.cost = Cost(
+            cost.seconds + seconds, cost.compiles + compiles, cost.verified + verified, cost.inferences + inferences
+        )
+
+    def _measure(self, asked: Measure, row: Row) -> Result:
+        wanted = asked.concurrency or asked.arm.requests or row.streams
+        levels = sorted({block.concurrency for block in row.blocks})
+        level = min(levels, key=lambda n: (abs(n - wanted), n))
+        block = self._block(row, level, asked.seconds)
+        block = block.model_copy(update={"arm": asked.arm.key, "round": asked.round, "concurrency": wanted})
+        self._take(block.seconds, inferences=block.completed)
+        return Measured(block, row.actual, row.compile_s, row.memory_bytes)
+
+    def _block(self, row: Row, level: int, seconds: float) -> Block:
+        """Return the next blocks of the table that together are about as long as asked, as one."""
+        blocks = row.at(level)
+        turn = self._turns.get((row.arm.key, level), self._dice.randrange(len(blocks)))
+        parts: list[Block] = []
+        while not parts or sum(part.seconds for part in parts) + parts[0].seconds / 2 <= seconds:
+            parts.append(blocks[(turn + len(parts)) % len(blocks)])
+        self._turns[row.arm.key, level] = turn + len(parts)
+        shares = {name: mean(getattr(part.host, name) for part in parts) for name in ("foreign", "steal", "throttled")}
+        return parts[0].model_copy(
+            update={
+                "seconds": sum(part.seconds for part in parts),
+                "completed": sum(part.completed for part in parts),
+                "service_s": tuple(second for part in parts for second in part.service_s),
+                "host": Ambient(**shares),
+            }
+        )
+
+    def _verify(self, asked: Verify, row: Row) -> Proof:
+        """Send block after block, each in the mood that one round of the table was measured in."""
+        candidate = self.candidate(asked.arm)
+        rounds = sorted({block.round for block in row.blocks})
+        state, answers, began, number = State(), [], 0.0, 0
+        found, hosts = None, []
+        while found is None and began < asked.seconds:
+            mood = self._entry.only([self._dice.choice(rounds)])
+            same = next(other for other in mood.rows if other.arm.key == row.arm.key)
+            hosts += [block.host for block in same.at(candidate.requests)] or [Ambient()]
+            sent, taken = self._send(asked, replace(candidate, row=same), number)
+            for at, latency in zip(sent, taken, strict=True):
+                if began + at > asked.seconds or found is not None:
+                    break
+                answers.append(latency)
+                state = step(asked.test, state, Outcome(began + at, number, latency > asked.need.latency_s))
+                found = verdict(asked.test, state)
+                last = at
+            began += last + asked.gap_s
+            number += 1
+        result, reason = close(asked.test, state, "the time is over")
+        self._take(WORKER_S + min(began, asked.seconds), verified=1, inferences=len(answers))
+        return Proof(
+            arm=asked.arm.key,
+            rate_per_s=asked.rate_per_s,
+            arrivals=asked.need.arrivals,
+            seed=asked.seed,
+            sent=len(answers),
+            answered=len(answers),
+            refused=0,
+            misses=state.misses,
+            latency_s=tuple(answers[:SAMPLES_MAX]),
+            blocks=number,
+            host=max(hosts, key=lambda host: host.foreign),
+            verdict=result,
+            reason=reason,
+        )
+
+    def _send(self, asked: Verify, candidate: Candidate, number: int) -> tuple[list[float], list[float]]:
+        times = arrivals(asked.need.arrivals, asked.rate_per_s, asked.test.block, asked.seed * 1000 + number)
+        places = [self._dice.random() for _ in times]
+        return times, latencies(times, levels(candidate), places, candidate.row.arm.batch)
+
+
+def plan(cell: Cell, seen: Entry, seed: int) -> Choice:
+    """Return what orch's search chooses for a cell when it measures what is `seen`."""
+    began = process_time()
+    try:
+        decision, machine = search(cell, seen, seed)
+    except OrchError:  # orch shows the reasons and plans nothing: the user is left with what OpenVINO does by itself
+        row = seen.named("no properties")
+        return Choice(Candidate(row, row.streams), False, Cost(thinking_s=process_time() - began))
+    said = {"verified": True, "rejected": False, "infeasible": False, "unverified": None}[decision.verdict]
+    return Choice(machine.candidate(decision.arm), said, replace(machine.cost, thinking_s=process_time() - began))
+
+
+def search(cell: Cell, seen: Entry, seed: int) -> tuple[Decision, Machine]:
+    """Drive the search to its end."""
+    machine = Machine(seen, seed)
+    need = capacity.Need(
+        latency_s=cell.slo.latency_s,
+        percentile=cell.slo.percentile,
+        arrivals=cell.slo.arrivals,
+        timeout_s=cell.slo.latency_s,
+    )
+    question = Question(
+        model=seen.name,
+        model_sha256=seen.sha256,
+        need=need,
+        rate_per_s=cell.rate_per_s,
+        cpus=_cpus(seen),
+        budget_s=BUDGET_S,
+        seed=seed + 1,
+    )
+    going = Search(question, list(found(seen, machine)))
+    for _ in range(STEPS_MAX):
+        asked = going.next()
+        if isinstance(asked, Finish):
+            return asked.decision, machine
+        going.feed(machine.do(asked), seconds=machine.cost.seconds)
+    raise RuntimeError(f"{cell.name}: the search does not end")
+
+
+def found(seen: Entry, machine: Machine) -> Iterable[arms.Candidate]:
+    """Yield the arms that orch would try on that machine, batches as far as the table has them."""
+    for candidate in arms.candidates(_spec(seen), _info(seen), _inventory(seen), cpus=_cpus(seen)):
+        yield replace(candidate, batched=tuple(arm for arm in candidate.batched if machine.row(arm) is not None))
+
+
+def predicted_p99_s(candidate: Candidate, rate_per_s: float) -> float:
+    """Return the p99 that orch's simulation predicts from the candidate's samples."""
+    row = candidate.row
+    service = capacity.Service(
+        alone_s=tuple(row.services(1)),
+        busy_s=tuple(block.service_s for block in row.at(candidate.requests)),
+        slots=candidate.requests,
+        rows=row.arm.batch,
+    )
+    return capacity.latency_at(service, capacity.Need(1e6, 99.0), rate_per_s)
+
+
+def _cpus(seen: Entry) -> int:
+    return max(row.actual.threads or 1 for row in seen.rows)
+
+
+def _spec(seen: Entry) -> ModelSpec:
+    fields = {"name": seen.name.replace("_", "-"), "source": "model.xml", "device": "CPU"}
+    return ModelSpec.model_validate({**fields, "slo": {"latency": "10ms", "percentile": 99, "rate": "1/s"}})
+
+
+def _info(seen: Entry) -> ModelInfo:
+    rows = Dim(low=1, high=1)
+    tensor = TensorInfo(name="data", datatype="FP32", shape=(rows,))
+    return ModelInfo(
+        path="model.xml",
+        sha256=seen.sha256,
+        weights_bytes=0,
+        inputs=(tensor,),
+        outputs=(tensor,),
+        batchable=seen.batchable,
+        unbatchable_reason=None if seen.batchable else "as measured",
+    )
+
+
+def _inventory(seen: Entry) -> Inventory:
+    cpus = _cpus(seen)
+    host = Host(name="table", cpu="as measured", cores=Cores(allowed=tuple(range(cpus))), memory_bytes=2**34)
+    device = Device(
+        name="CPU",
+        full_name="as measured",
+        type="integrated",
+        capabilities=("FP32", "INT8"),
+        range_for_streams=(1, cpus),
+        properties={**dict.fromkeys(PROPERTIES.split(), "RW"), "SUPPORTED_PROPERTIES": "RO"},
+    )
+    return Inventory(host=host, devices=(device,), openvino=seen.rows[0].actual.properties.get("VERSION", "2026.4"))
