@@ -54,9 +54,14 @@ class Service:
         return tuple(sample for block in self.busy_s for sample in block)
 
     @property
+    def mean_s(self) -> float:
+        """Return the mean service time with all slots taken."""
+        return _mean(self.pooled_s) * self.inflation
+
+    @property
     def most_per_s(self) -> float:
         """Return the requests a second that it serves when all slots are taken and every batch is full."""
-        return self.slots * self.rows / (_mean(self.pooled_s) * self.inflation)
+        return self.slots * self.rows / self.mean_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class _Chance:
 
 def _fates(service: Service, need: Need, rate_per_s: float, chance: _Chance) -> list[Fate]:
     times = _service_times(service, rate_per_s, chance)
-    mean = _mean(service.pooled_s) * service.inflation
+    mean = service.mean_s
     return simulate(
         scaled(chance.gaps, rate_per_s),
         lambda number, _rows: times[number],
@@ -220,7 +225,7 @@ def _closed_capacity(service: Service, need: Need, seed: int) -> float:
 def _closed_fates(service: Service, need: Need, callers: int, chance: _Chance) -> list[Fate]:
     full = callers / (service.slots * service.rows)
     times = _service_times(service, min(1.0, full) * service.most_per_s, chance)
-    mean = _mean(service.pooled_s) * service.inflation
+    mean = service.mean_s
     return simulate_closed(
         callers,
         len(times),

@@ -45,6 +45,8 @@ class Decision(Frozen):
     per_s: float
     """Closed-loop throughput in rows a second."""
     verdict: Verdict
+    reason: str = ""
+    """Why it is that verdict, in one line."""
     proof: Proof | None = None
     floor_s: float | None = None
     """The lowest latency at the SLO's percentile that any arm reached unloaded."""

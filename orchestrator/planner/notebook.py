@@ -1,0 +1,383 @@
+"""What a search knows so far: profiles, who is out and why, capacities, proofs; and the decision that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.planner import evidence
+from orchestrator.planner.arms import Candidate, simplicity
+from orchestrator.planner.capacity import Need, Service, capacity, observed_inflation, quantile
+from orchestrator.planner.decision import Capacity, Decision, Rejected
+from orchestrator.planner.steps import Measured, Question
+from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
+
+TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the machine
+ENOUGH_ANSWERS = 20  # of a proof, to learn from their latencies
+DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not explain
+WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
+SEEN = 2  # rounds after which a median above it is none
+
+
+class Notebook:
+    """All that was measured and concluded. Arms are told apart by their keys."""
+
+    def __init__(self, question: Question, stored: Sequence[ArmProfile]) -> None:
+        self.question = question
+        self.seconds = 0.0
+        self.compiled: set[str] = set()
+        self._profiles: dict[str, ArmProfile] = {profile.arm.key: profile for profile in stored if profile.blocks}
+        self._out: dict[str, tuple[Arm, str]] = {}
+        self._inflation: dict[str, float] = {}
+        self._proofs: dict[str, list[Proof]] = {}
+        self._capacities: dict[tuple[str, int, int, float], Capacity] = {}
+
+    # What is known.
+
+    @property
+    def anchor(self) -> Arm | None:
+        """Return the arm that every round begins and ends with: the first that could be measured."""
+        return next((profile.arm for profile in self._profiles.values()), None)
+
+    @property
+    def resolution(self) -> float:
+        """Return the half-width of the anchor's ratio to itself."""
+        anchor = self.anchor
+        return evidence.resolution(self._profiles[anchor.key]) if anchor else evidence.RESOLUTION_MIN
+
+    @property
+    def ambient(self) -> bool:
+        """Tell whether other load is there to stay."""
+        return evidence.ambient(self.all_profiles())
+
+    def all_profiles(self) -> tuple[ArmProfile, ...]:
+        """Return every profile, in the order of measuring."""
+        return tuple(self._profiles.values())
+
+    def measured(self) -> list[Arm]:
+        """Return the arms that have blocks."""
+        return [profile.arm for profile in self._profiles.values()]
+
+    def has(self, arm: Arm) -> bool:
+        """Tell whether the arm was measured."""
+        return arm.key in self._profiles
+
+    def is_out(self, arm: Arm) -> bool:
+        """Tell whether the arm was dropped."""
+        return arm.key in self._out
+
+    def contenders(self) -> list[Arm]:
+        """Return the arms that are measured and not dropped."""
+        return [arm for arm in self.measured() if not self.is_out(arm)]
+
+    def slots(self, arm: Arm) -> int:
+        """Return how many inferences the arm runs at the same time."""
+        return evidence.slots_of(self._profiles[arm.key])
+
+    def median_s(self, arm: Arm) -> float:
+        """Return the median of one inference with all requests under way, as far as that is known."""
+        return evidence.median_s(evidence.busy_blocks(self._profiles[arm.key]))
+
+    def most_per_s(self, arm: Arm) -> float:
+        """Return the requests a second that the arm serves when it is never idle."""
+        return self.service(arm).most_per_s
+
+    def service(self, arm: Arm) -> Service:
+        """Return the arm's service times, with what proofs taught."""
+        profile = self._profiles[arm.key]
+        anchor = self.anchor
+        factors = evidence.round_factors(self._profiles[anchor.key]) if anchor and self.ambient else None
+        return evidence.service_of(
+            profile,
+            cpus=self.question.cpus,
+            front_end_s=self.question.front_end_s,
+            inflation=self._inflation.get(arm.key, 1.0),
+            factors=factors,
+        )
+
+    def capacity(self, arm: Arm) -> Capacity:
+        """Return the arm's capacity as far as it is known."""
+        anchor = self.anchor
+        blocks = len(self._profiles[arm.key].blocks)
+        footing = len(self._profiles[anchor.key].blocks) if anchor and self.ambient else 0
+        known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0))
+        if known not in self._capacities:
+            self._capacities[known] = capacity(self.service(arm), self._need, seed=self.question.seed)
+        return self._capacities[known]
+
+    @property
+    def _need(self) -> Need:
+        assert self.question.need is not None, "only asked where there is an SLO"
+        return self.question.need
+
+    # What is concluded.
+
+    def add(self, arm: Arm, result: Measured) -> None:
+        """Note a block."""
+        self.compiled.add(arm.key)
+        before = self._profiles.get(arm.key)
+        self._profiles[arm.key] = ArmProfile(
+            arm=arm,
+            actual=result.actual,
+            compile_s=result.compile_s if before is None else before.compile_s,
+            memory_bytes=result.memory_bytes or (before.memory_bytes if before else None),
+            blocks=(*(before.blocks if before else ()), result.block),
+        )
+
+    def drop(self, arm: Arm, reason: str) -> None:
+        """Take the arm out for a reason; the first reason stands."""
+        self._out.setdefault(arm.key, (arm, reason))
+
+    def drop_infeasible(self, arm: Arm) -> None:
+        """Take the arm out because even a lone request takes too long."""
+        floor = min(evidence.unloaded_s(self._profiles[arm.key], self._need.share).values())
+        text = (
+            f"a lone request takes {_ms(floor)} at p{self._need.percentile:g}, the SLO is {_ms(self._need.latency_s)}"
+        )
+        self.drop(arm, text)
+
+    def twin(self, candidate: Candidate) -> Arm | None:
+        """Return the measured arm that the candidate would be again, where that is sure before compiling."""
+        for profile in self._profiles.values():
+            arm, actual = profile.arm, profile.actual
+            same = (arm.device, arm.batch, arm.threads) == (
+                candidate.arm.device,
+                candidate.arm.batch,
+                candidate.arm.threads,
+            )
+            sure = candidate.streams is not None and candidate.streams == actual.streams
+            if same and sure and arm.device == "CPU" and candidate.arm.requests in {None, evidence.slots_of(profile)}:
+                return arm
+        return None
+
+    def made_the_same(self, arm: Arm) -> Arm | None:
+        """Return the earlier arm of which OpenVINO made the same, None where there is none."""
+        mine = self._profiles[arm.key]
+        for other in self._profiles.values():
+            if other is mine:
+                return None
+            if (other.actual.key, other.arm.batch) == (mine.actual.key, arm.batch):
+                return other.arm
+        return None
+
+    def too_slow(self, arm: Arm) -> bool:
+        """Tell whether a lone request has taken longer than the SLO in every round so far."""
+        if self.question.need is None:
+            return False
+        profile = self._profiles[arm.key]
+        return min(evidence.unloaded_s(profile, 0.5).values()) > self._need.latency_s
+
+    def is_infeasible(self, arm: Arm) -> bool:
+        """Tell whether the arm misses the SLO even unloaded: in every round, of which there are enough."""
+        profile = self._profiles[arm.key]
+        medians = evidence.unloaded_s(profile, 0.5)
+        tails = evidence.unloaded_s(profile, self._need.share)
+        limit = self._need.latency_s
+        return (len(medians) >= SEEN and min(medians.values()) > limit) or (
+            len(tails) >= WELL_KNOWN and min(tails.values()) > limit
+        )
+
+    def is_hopeless(self, candidate: Candidate) -> bool:
+        """Tell whether fewer cores for each inference cannot help: an arm with fewer streams is too slow alone."""
+        if candidate.streams is None or candidate.arm.threads is None:
+            return False
+        return any(
+            profile.arm.device == candidate.arm.device
+            and (profile.actual.streams or candidate.streams) < candidate.streams
+            and (profile.arm.threads or 0) >= candidate.arm.threads
+            and self.too_slow(profile.arm)
+            for profile in self._profiles.values()
+        )
+
+    def slowest_name(self) -> str:
+        """Return the name of an arm that is too slow alone."""
+        return next(arm.name for arm in self.measured() if self.too_slow(arm))
+
+    def ranked(self) -> list[Arm]:
+        """Return the contenders that answer a lone request in time, best first, ties in the simpler's favour."""
+        found = [arm for arm in self.contenders() if self._floor_s(arm) <= self._need.latency_s]
+        return sorted(found, key=lambda arm: (-self.capacity(arm).per_s, simplicity(arm)))
+
+    def best(self) -> Arm | None:
+        """Return the contender with the largest capacity."""
+        return next(iter(self.ranked()), None)
+
+    def best_rate(self) -> float:
+        """Return the largest capacity so far, 0 where none is known."""
+        best = self.best()
+        return self.capacity(best).per_s if best else 0.0
+
+    def likely_rate(self) -> float:
+        """Return a rate that the best arm may hold, without simulating: half of the largest throughput."""
+        return 0.5 * max((self.most_per_s(arm) for arm in self.contenders()), default=0.0)
+
+    def simplest_of_ties(self, arms: Sequence[Arm]) -> Arm | None:
+        """Return of those that are as good as the first, within the resolution, the simplest with the least memory."""
+        if not arms:
+            return None
+        tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
+        least = (1 - tie) * self.capacity(arms[0]).per_s
+        tied = [arm for arm in arms if self.capacity(arm).per_s >= least]
+        return min(tied, key=lambda arm: (simplicity(arm)[:3], self._profiles[arm.key].memory_bytes or 0, arm.name))
+
+    def batch_gain(self, single: Arm, batched: Arm) -> float:
+        """Return rows x D(1) / D(rows)."""
+        return batched.batch * self.median_s(single) / self.median_s(batched)
+
+    def most_promising(self, single: Arm, probe: Arm, batched: Sequence[Arm]) -> Arm | None:
+        """Return the other batch whose predicted capacity beats all that was measured, None where none does.
+
+        The time of an inference is taken to grow by as much for each row (BentoML, Sponge).
+        """
+        each_row = (self.median_s(probe) - self.median_s(single)) / (probe.batch - 1)
+        service, best, promising = self.service(probe), self.best_rate() * (1 + evidence.RESOLUTION_MIN), None
+        for arm in batched:
+            if arm.batch == probe.batch:
+                continue
+            factor = (self.median_s(single) + (arm.batch - 1) * each_row) / self.median_s(probe)
+            if factor <= 0:
+                continue
+            per_s = capacity(replace(service, rows=arm.batch, inflation=factor), self._need, seed=1).per_s
+            if per_s > best:
+                best, promising = per_s, arm
+        return promising
+
+    # Proofs.
+
+    def proved(self) -> set[str]:
+        """Return the keys of the arms of which a proof was run."""
+        return set(self._proofs)
+
+    def learn(self, arm: Arm, proof: Proof) -> None:
+        """Note a proof; a rejected one slows the prediction down, for the others by the root of it."""
+        self._proofs.setdefault(arm.key, []).append(proof)
+        if proof.verdict != "rejected":
+            return
+        seen = DISPROVED_INFLATION
+        if len(proof.latency_s) >= ENOUGH_ANSWERS:
+            seen = max(seen, observed_inflation(self.service(arm), self._need, proof.rate_per_s, proof.latency_s))
+        for other in self.measured():
+            factor = seen if other.key == arm.key else seen**0.5
+            self._inflation[other.key] = self._inflation.get(other.key, 1.0) * factor
+
+    def disproved(self, arm: Arm) -> bool:
+        """Tell whether a proof showed that the arm does not hold the rate that is asked for."""
+        asked = self.question.rate_per_s
+        return any(
+            proof.verdict == "rejected" and asked is not None and proof.rate_per_s <= asked * (1 + 1e-9)
+            for proof in self._proofs.get(arm.key, ())
+        )
+
+    # Decisions.
+
+    def decide(self, verdict: Verdict, arm: Arm | None, reason: str) -> Decision:
+        """Return the decision for the arm, or for the best."""
+        if arm is None:
+            ranked = self.ranked() if self.question.need else self.contenders()
+            arm = self.simplest_of_ties(ranked) if self.question.need else ranked[0]
+        arm = arm or self._least_bad()
+        held = [proof.rate_per_s for proof in self._proofs.get(arm.key, ()) if proof.verdict == "verified"]
+        predicted = self.capacity(arm) if self.question.need else None
+        if predicted and held:
+            low, high = max(predicted.low_per_s, *held, 0.0), max(predicted.high_per_s, *held, 0.0)
+            per_s = max(predicted.per_s, *held, 0.0)
+            predicted = predicted.model_copy(update={"per_s": per_s, "low_per_s": low, "high_per_s": high})
+        proofs = self._proofs.get(arm.key)
+        return self._decision(arm, verdict, reason, predicted, proofs[-1] if proofs else None)
+
+    def decide_unproved(self, verdict: Verdict, reason: str) -> Decision:
+        """Return the decision for the best arm where no proof was accepted.
+
+        Rejected where what is asked for was disproved; a proof that asked for more than that leaves it unverified.
+        """
+        arm = self._least_bad()
+        if verdict == "rejected" and self.question.rate_per_s is not None and not self.disproved(arm):
+            verdict = "unverified"
+        return self.decide(verdict, arm, reason)
+
+    def _least_bad(self) -> Arm:
+        """Return the best arm, preferring what was not disproved; where none holds the SLO, the lowest floor."""
+        ranked = self.ranked()
+        open_to = [arm for arm in ranked if not self.disproved(arm)] or ranked
+        return self.simplest_of_ties(open_to) or min(self.measured(), key=self._floor_s)
+
+    def infeasible(self) -> Decision:
+        """Return the decision where no arm answers even a lone request in time: the lowest floor, and how low it is."""
+        arm = min(self.measured(), key=self._floor_s)
+        floor, need = self._floor_s(arm), self._need
+        reason = f"a lone request takes {_ms(floor)} at p{need.percentile:g} at best, the SLO is {_ms(need.latency_s)}"
+        return self._decision(arm, "infeasible", reason, Capacity(per_s=0.0, low_per_s=0.0, high_per_s=0.0), None)
+
+    def failed(self, found: Sequence[Candidate]) -> Decision:
+        """Raise FAILED with why each arm could not be measured."""
+        where = self.question.model
+        problems = [Problem(f"{arm.name}: {reason}", where) for arm, reason in self._out.values()]
+        raise OrchError(Kind.FAILED, problems or [Problem(f"none of {len(found)} arms could be measured", where)])
+
+    def _floor_s(self, arm: Arm) -> float:
+        """Return the latency of a lone request at the SLO's percentile."""
+        share = self.question.need.share if self.question.need else 0.5
+        blocks = evidence.alone_blocks(self._profiles[arm.key])
+        return quantile([value for block in blocks for value in block.service_s], share)
+
+    def _decision(
+        self, arm: Arm, verdict: Verdict, reason: str, predicted: Capacity | None, proof: Proof | None
+    ) -> Decision:
+        profile = self._profiles[arm.key]
+        service = self.service(arm)
+        return Decision(
+            model=self.question.model,
+            model_sha256=self.question.model_sha256,
+            arm=arm,
+            actual=profile.actual,
+            capacity=predicted,
+            service_s=self.median_s(arm),
+            service_p99_s=quantile(service.pooled_s, 0.99),
+            alone_s=evidence.median_s(evidence.alone_blocks(profile)),
+            per_s=evidence.rows_per_s(profile),
+            verdict=verdict,
+            reason=reason,
+            proof=proof,
+            floor_s=min(self._floor_s(each) for each in self.measured()) if self.question.need else None,
+            rejected=self._rejected(arm, predicted),
+            resolution=self.resolution,
+            seconds=self.seconds,
+            compiled=len(self.compiled),
+        )
+
+    def _rejected(self, chosen: Arm, predicted: Capacity | None) -> tuple[Rejected, ...]:
+        others = [arm for arm in self.measured() if arm.key != chosen.key]
+        others += [arm for arm, _ in self._out.values() if not self.has(arm)]
+        return tuple(self._reject(arm, chosen, predicted) for arm in others)
+
+    def _reject(self, arm: Arm, chosen: Arm, best: Capacity | None) -> Rejected:
+        if not self.has(arm):
+            return Rejected(arm=arm, reason=self._out[arm.key][1])
+        own = self.capacity(arm) if self.question.need else None
+        reason = self._out[arm.key][1] if self.is_out(arm) else self._why_not(arm, chosen, own, best)
+        return Rejected(
+            arm=arm,
+            reason=reason,
+            capacity=own,
+            service_s=self.median_s(arm),
+            per_s=evidence.rows_per_s(self._profiles[arm.key]),
+        )
+
+    def _why_not(self, arm: Arm, chosen: Arm, own: Capacity | None, best: Capacity | None) -> str:
+        """Return why an arm that could have been taken was not."""
+        rejected = [proof for proof in self._proofs.get(arm.key, ()) if proof.verdict == "rejected"]
+        if rejected:
+            return f"did not hold {rejected[-1].rate_per_s:.3g}/s when served: {rejected[-1].reason}"
+        if own is None or best is None or best.per_s <= 0:
+            return f"{chosen.name} was there first"
+        if own.per_s <= 0:
+            return f"holds the SLO at no rate; {chosen.name} at {best.per_s:.3g}/s"
+        less = 1 - own.per_s / best.per_s
+        if less < min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution)):
+            return f"holds {own.per_s:.3g}/s, as good as {chosen.name} with {best.per_s:.3g}/s, which is simpler"
+        return f"holds {own.per_s:.3g}/s, {100 * less:.0f} % less than {chosen.name} with {best.per_s:.3g}/s"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,387 @@
+"""Find the arm that carries most within the SLO: which block to run next, when to stop, what to prove, whom to take.
+
+A state machine without a clock: `next()` says what to do, `feed()` takes what came of it and the seconds since planning
+began. Same question, same results, same decision. Its course (planning-and-overload, a):
+
+    compile the likely arms one by one, a block of each --> rounds in random order, the anchor first and last in each
+      --> batches where a probe of four pays --> more rounds for the best two while they are close
+      --> proof of the best by an open-loop run; after a rejection the prediction learns, and the next is proved
+
+Tainted blocks are asked for again. An arm goes when it cannot hold the SLO even unloaded, or cannot beat the best even
+at its best. Nothing is cut short so much that the budget has no room for the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from random import Random
+
+from orchestrator.planner.arms import Candidate, by_key
+from orchestrator.planner.capacity import LOAD_MAX
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.notebook import Notebook
+from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
+from orchestrator.planner.verdict import BLOCKS, the_test
+from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
+
+ROUNDS = 3
+RACE_ROUNDS = 3  # more, for the best two
+RACE_WITHIN = 0.10  # of the best capacity: further apart, the profile has decided
+COMPILED_MAX = 5
+PROVED_ARMS_MAX = 2
+PROOFS_MAX = 3
+AGAIN_MAX = 3  # times that a tainted block is asked for again
+BLOCK_S, BLOCK_MAX_S = 0.5, 1.5
+BLOCK_INFERENCES = 25  # that a block should hold: the median of a block then has a tenth of its spread
+STEP_OVERHEAD_S = 0.3  # of a block: warming up again, and asking
+PROOF_START_S = 3.0  # until the worker that is proved serves
+PROOF_GAP_S = 0.2
+BATCH_PROBE = 4
+BATCH_PAYS = 1.15  # rows x D(1) / D(rows): below, batches only add latency
+HOPELESS = 1.0  # a lone median above the SLO: no percentile can hold
+DEMAND_SHARE = 0.95  # of a predicted capacity is what a proof may ask for
+
+Asking = Generator[Measure | Verify, Result, bool]
+Deciding = Generator[Measure | Verify, Result, Decision]
+
+
+class Search:
+    """One search. `stored` are profiles of this model on this machine: what they hold is not measured again."""
+
+    def __init__(self, question: Question, found: Sequence[Candidate], stored: Sequence[ArmProfile] = ()) -> None:
+        assert found, "a model that has a place has an arm"
+        self.question = question
+        usable = _usable(stored, found)
+        self.notes = Notebook(question, usable)
+        self._found = tuple(found)
+        self._stored = {profile.arm.key for profile in usable}
+        self._work: Deciding | None = None
+        self._step: Step | None = None
+        self._again: list[Measure] = []
+
+    def next(self) -> Step:
+        """Return what to do now; the same until it is fed."""
+        if self._step is None:
+            self._work = self._search()
+            self._advance(None)
+        assert self._step is not None
+        return self._step
+
+    def feed(self, result: Result, *, seconds: float) -> None:
+        """Take what came of the step that `next` gave; `seconds` have passed since planning began."""
+        assert not isinstance(self.next(), Finish), "the search is over"
+        self.notes.seconds = max(self.notes.seconds, seconds)
+        self._advance(result)
+
+    @property
+    def profiles(self) -> tuple[ArmProfile, ...]:
+        """Return all that was measured so far, stored profiles included."""
+        return self.notes.all_profiles()
+
+    @property
+    def progress(self) -> str:
+        """Return in a few words what is being tried, for people."""
+        match self.next():
+            case Measure(arm, concurrency, _, number):
+                return f"round {number + 1}: {arm.name}, {concurrency} in flight"
+            case Verify(arm, rate):
+                return f"proving {arm.name} at {rate:.3g}/s"
+            case Finish():
+                return "decided"
+
+    def _advance(self, result: Result | None) -> None:
+        assert self._work is not None
+        try:
+            self._step = next(self._work) if result is None else self._work.send(result)
+        except StopIteration as ended:
+            self._step = Finish(ended.value)
+
+    # The course.
+
+    def _search(self) -> Deciding:
+        notes, need = self.notes, self.question.need
+        if need is None:
+            return (yield from self._by_hint())
+        if not (self.question.predict and self._stored):
+            yield from self._first_round()
+            for number in range(1, ROUNDS):
+                yield from self._round(number)
+        if not notes.measured():
+            return notes.failed(self._found)
+        self._prune()
+        if not notes.ranked():
+            return notes.infeasible()
+        if not (self.question.predict and self._stored):
+            yield from self._batches()
+            yield from self._race()
+        if self.question.predict:
+            return notes.decide("unverified", None, "planned by prediction, not proved")
+        return (yield from self._prove())
+
+    def _by_hint(self) -> Deciding:
+        """Take the first arm, which is the hint, and look at it once."""
+        for candidate in self._found:
+            yield from self._first_blocks(candidate.arm)
+            if self.notes.measured():
+                return self.notes.decide("unverified", None, "no SLO to hold, so OpenVINO's hint is taken")
+        return self.notes.failed(self._found)
+
+    def _first_round(self) -> Asking:
+        """Compile the likely arms, as many as the budget allows, without those that are known to be others again."""
+        notes = self.notes
+        reserve = 1 if any(candidate.batched for candidate in self._found) else 0
+        for candidate in self._found:
+            arm = candidate.arm
+            if notes.has(arm):
+                continue
+            twin = notes.twin(candidate)
+            if twin is not None:
+                notes.drop(arm, f"the same as {twin.name}")
+            elif notes.is_hopeless(candidate):
+                notes.drop(arm, f"more streams than {notes.slowest_name()}, which is too slow alone already")
+            elif len(notes.compiled) + reserve >= COMPILED_MAX:
+                notes.drop(arm, f"not tried: {COMPILED_MAX} arms are compiled at most")
+            elif notes.measured() and not self._time_for_another():
+                notes.drop(arm, "not tried: the budget has no room for it")
+            else:
+                yield from self._first_blocks(arm)
+        return (yield from self._ask_again())
+
+    def _time_for_another(self) -> bool:
+        longest = max((profile.compile_s for profile in self.notes.all_profiles()), default=0.0)
+        return self._left_s() > longest + 2 * (ROUNDS * BLOCK_S)
+
+    def _left_s(self) -> float:
+        """Return the seconds left for measuring, when the proof has its share."""
+        question = self.question
+        return question.budget_s - self.notes.seconds - (0.0 if question.predict else self._proof_reserve_s())
+
+    def _proof_reserve_s(self) -> float:
+        """Return how long a proof takes when no request misses, at most half of the budget."""
+        question = self.question
+        if question.need is None:
+            return 0.0
+        fewest = the_test(question.need.percentile, 0.0, strict=question.strict).fewest
+        rate = question.rate_per_s or max(self.notes.likely_rate(), 1e-9)
+        return min(0.5 * question.budget_s, PROOF_START_S + fewest / rate + BLOCKS * PROOF_GAP_S)
+
+    def _first_blocks(self, arm: Arm) -> Asking:
+        """Compile the arm with its first block, one inference at a time; then all requests at once."""
+        if not (yield from self._block(Measure(arm, 1, BLOCK_S, 0))):
+            return False
+        twin = self.notes.made_the_same(arm)
+        if twin is not None:
+            self.notes.drop(arm, f"OpenVINO makes the same of it as of {twin.name}")
+            return False
+        return (yield from self._busy_block(arm, 0))
+
+    def _busy_block(self, arm: Arm, number: int) -> Asking:
+        slots = self.notes.slots(arm)
+        if slots == 1 or self.notes.too_slow(arm):
+            return True
+        return (yield from self._block(self._measure(arm, slots, number)))
+
+    def _measure(self, arm: Arm, concurrency: int, number: int) -> Measure:
+        """Return a block long enough for its figures, within reason."""
+        one_s = self.notes.median_s(arm) / concurrency
+        return Measure(arm, concurrency, min(BLOCK_MAX_S, max(BLOCK_S, BLOCK_INFERENCES * one_s)), number)
+
+    def _block(self, step: Measure) -> Asking:
+        result = yield step
+        match result:
+            case Measured():
+                if not result.block.service_s:
+                    self.notes.drop(step.arm, f"not one inference ended in a block of {step.seconds:g} s")
+                    return False
+                self.notes.add(step.arm, result)
+                if result.block.host.tainted():
+                    self._again.append(step)
+                return True
+            case Failed(reason):
+                self.notes.drop(step.arm, reason)
+                return False
+            case Proof():
+                raise AssertionError("a block was asked for, a proof came")
+
+    def _round(self, number: int) -> Asking:
+        """Measure all that is still in the race in random order, between two blocks of the anchor."""
+        self._prune()
+        arms = [arm for arm in self.notes.contenders() if arm.key not in self._stored]
+        anchor = self.notes.anchor
+        if not arms or anchor is None or self._left_s() < len(arms) * 2 * (BLOCK_S + STEP_OVERHEAD_S):
+            return False
+        Random(f"{self.question.seed}/{number}").shuffle(arms)
+        yield from self._anchor_block(anchor, number)
+        for arm in arms:
+            if (yield from self._block(self._measure(arm, 1, number))):
+                yield from self._busy_block(arm, number)
+        yield from self._anchor_block(anchor, number)
+        return (yield from self._ask_again())
+
+    def _anchor_block(self, anchor: Arm, number: int) -> Asking:
+        return (yield from self._block(self._measure(anchor, self.notes.slots(anchor), number)))
+
+    def _ask_again(self) -> Asking:
+        """Ask for tainted blocks again, unless the machine is never quiet: then ratios within a round must do."""
+        for _ in range(AGAIN_MAX):
+            again, self._again = self._again, []
+            for step in again:
+                if not self.notes.ambient and self._left_s() > step.seconds and not self.notes.is_out(step.arm):
+                    yield from self._block(step)
+        self._again = []
+        return True
+
+    def _prune(self) -> None:
+        """Drop what cannot hold the SLO even unloaded, and what at its best cannot beat the best at its worst."""
+        notes = self.notes
+        for arm in notes.contenders():
+            if notes.is_infeasible(arm):
+                notes.drop_infeasible(arm)
+        bounds = {arm.key: notes.most_per_s(arm) * (1 + 2 * notes.resolution) * LOAD_MAX for arm in notes.contenders()}
+        if not bounds or min(bounds.values()) > max(bounds.values()) / (1 + 2 * notes.resolution):
+            return  # nobody can be dominated, and simulating costs time
+        best = notes.best()
+        if best is None:
+            return
+        worst_of_best = notes.capacity(best).low_per_s
+        for arm in notes.contenders():
+            most = bounds[arm.key]
+            if arm is not best and most < worst_of_best:
+                notes.drop(
+                    arm, f"even fully loaded it serves {most:.3g}/s, and {best.name} holds {worst_of_best:.3g}/s"
+                )
+
+    def _batches(self) -> Asking:
+        """Probe a batch of four on the best arm; where it pays, try it and the size that promises most."""
+        self._prune()
+        best = self.notes.best()
+        candidate = next((each for each in self._found if best is not None and each.arm.key == best.key), None)
+        if best is None or candidate is None or not candidate.batched or not self._may_compile():
+            return False
+        sizes = {arm.batch: arm for arm in candidate.batched}
+        probe = sizes.get(BATCH_PROBE) or candidate.batched[-1]
+        if not (yield from self._batch_blocks(probe, best)):
+            return False
+        gain = self.notes.batch_gain(best, probe)
+        if gain < BATCH_PAYS:
+            self.notes.drop(probe, f"a batch of {probe.batch} pays {gain:.2f} times, less than {BATCH_PAYS:g}")
+            return False
+        promising = self.notes.most_promising(best, probe, candidate.batched)
+        if promising is not None and self._may_compile():
+            yield from self._batch_blocks(promising, best)
+        return True
+
+    def _may_compile(self) -> bool:
+        return len(self.notes.compiled) < COMPILED_MAX and self._time_for_another()
+
+    def _batch_blocks(self, arm: Arm, rival: Arm) -> Asking:
+        """Measure a batch in two rounds of its own, each beside the arm that it must beat."""
+        if self.notes.has(arm):
+            return True
+        for number in (ROUNDS, ROUNDS + 1):
+            first = number == ROUNDS
+            step = Measure(arm, 1, BLOCK_MAX_S, number) if first else self._measure(arm, 1, number)
+            if not (yield from self._block(step)):
+                return False
+            yield from self._busy_block(arm, number)
+            yield from self._anchor_block(rival, number)
+        yield from self._ask_again()
+        if self.notes.is_infeasible(arm):
+            self.notes.drop_infeasible(arm)
+        return not self.notes.is_out(arm)
+
+    def _race(self) -> Asking:
+        """Run the best two against each other, in turns, until they are apart or a tie."""
+        notes = self.notes
+        for number in range(ROUNDS + 2, ROUNDS + 2 + RACE_ROUNDS):
+            self._prune()
+            pair = notes.ranked()[:2]
+            if len(pair) < 2 or any(arm.key in self._stored for arm in pair):
+                return True
+            first, second = (notes.capacity(arm) for arm in pair)
+            close = second.per_s > (1 - RACE_WITHIN) * first.per_s
+            if not close or second.high_per_s < first.low_per_s:
+                return True
+            if self._left_s() < 4 * (BLOCK_MAX_S + STEP_OVERHEAD_S):
+                return False
+            turns = [*pair, *reversed(pair)] if number % 2 else [*reversed(pair), *pair]
+            for arm in turns:
+                yield from self._block(self._measure(arm, notes.slots(arm), number))
+            yield from self._ask_again()
+        return True
+
+    # The proof.
+
+    def _prove(self) -> Deciding:
+        """Prove the best at what is asked for and the headroom; learn from a rejection, and prove what is then best."""
+        notes = self.notes
+        verdict: Verdict = "unverified"
+        reason = "the budget has no room for a proof"
+        for number in range(PROOFS_MAX):
+            arm = self._to_prove()
+            if arm is None:
+                break
+            step = self._proof_of(arm, number)
+            if step.seconds <= 0:
+                reason = "the budget is spent"
+                break
+            result = yield step
+            if isinstance(result, Failed):
+                notes.drop(arm, f"could not be proved: {result.reason}")
+                reason = result.reason
+                continue
+            assert isinstance(result, Proof), "a proof was asked for"
+            notes.learn(arm, result)
+            verdict, reason = result.verdict, result.reason
+            if verdict != "rejected":
+                return notes.decide(verdict, arm, reason)
+        if not notes.contenders():
+            return notes.failed(self._found)
+        return notes.decide_unproved(verdict, reason)
+
+    def _to_prove(self) -> Arm | None:
+        """Return the best arm that may still be proved, None where none may."""
+        notes = self.notes
+        open_to = [arm for arm in notes.ranked() if not notes.disproved(arm)]
+        if len(notes.proved()) >= PROVED_ARMS_MAX:
+            open_to = [arm for arm in open_to if arm.key in notes.proved()]
+        return notes.simplest_of_ties(open_to)
+
+    def _proof_of(self, arm: Arm, number: int) -> Verify:
+        question, notes = self.question, self.notes
+        assert question.need is not None
+        service = notes.service(arm)
+        test = the_test(question.need.percentile, service.mean_s, strict=question.strict)
+        return Verify(
+            arm=arm,
+            rate_per_s=self._proof_rate(arm),
+            need=question.need,
+            test=replace(test, strict=question.strict),
+            seed=question.seed + number,
+            seconds=question.budget_s - notes.seconds - PROOF_START_S,
+            gap_s=max(PROOF_GAP_S, test.episode_s),
+        )
+
+    def _proof_rate(self, arm: Arm) -> float:
+        """Return the rate to prove: with the headroom if that is within reach, never less than what is asked for.
+
+        Where no rate is asked for, what the prediction is sure of.
+        """
+        question, capacity = self.question, self.notes.capacity(arm)
+        likely = DEMAND_SHARE * capacity.per_s
+        if question.rate_per_s is None:
+            return max(min(likely, capacity.low_per_s), 1e-3)
+        if question.need is not None and question.need.arrivals == "closed":
+            return question.rate_per_s
+        return min(question.rate_per_s * question.headroom, max(question.rate_per_s, likely))
+
+
+def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate]) -> tuple[ArmProfile, ...]:
+    """Return the stored profiles of arms that are candidates still, measured in more than one round."""
+    known = by_key(found)
+    return tuple(
+        profile
+        for profile in stored
+        if profile.arm.key in known and len({block.round for block in profile.blocks if block.service_s}) > 1
+    )
