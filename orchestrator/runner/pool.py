@@ -17,7 +17,6 @@ import math
 import os
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +26,13 @@ import numpy as np
 
 from orchestrator.backend.base import DTYPES, Array, CompiledModel, InferRequest
 from orchestrator.errors import Kind, OrchError
+from orchestrator.runner.outcome import Done, Outcome, failed, fresh, outcomes_of, split, tell
 from orchestrator.scheduling.bound import QUEUE_LIMIT_DEFAULT, queue_bound
 from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler, Ticket
 from orchestrator.telemetry.recorder import Recorder
 from orchestrator.telemetry.snapshot import PoolSnapshot
+
+__all__ = ["Done", "Outcome", "Pool", "PoolSettings"]
 
 OVERDUE_FACTOR = 20  # an inference that takes this many times its usual time,
 OVERDUE_MIN_S = 5.0  # and at least this long, is given up: its callers are answered, its slot stays taken
@@ -58,35 +60,11 @@ class PoolSettings:
     slo_rate_per_s: float | None = None
 
 
-class Outcome:
-    """How one request ended: outputs (in the model's order) or an error, and where the time went, in seconds.
-
-    `abandoned`: the inference was given up and may still read its input arrays; their memory must not be used again.
-    """
-
-    __slots__ = ("abandoned", "error", "outputs", "queue_s", "service_s")
-
-    def __init__(
-        self,
-        outputs: tuple[Array, ...] = (),
-        error: OrchError | None = None,
-        queue_s: float = 0.0,
-        service_s: float = 0.0,
-        abandoned: bool = False,
-    ) -> None:
-        self.outputs = outputs
-        self.error = error
-        self.queue_s = queue_s
-        self.service_s = service_s
-        self.abandoned = abandoned
-
-
 REFUSED = {
     Cause.DRAINING: Kind.UNAVAILABLE,
     Cause.DEADLINE_PAST: Kind.DEADLINE,
     Cause.TOO_LARGE: Kind.TOO_LARGE,
 }
-Done = Callable[[Outcome], None]
 Observed = TypeVar("Observed")
 
 
@@ -232,7 +210,7 @@ class Pool:
             else:  # dropped while the data came, when there was nobody to tell yet
                 error = self._gone() if self._closed else self._late()
         if error is not None:
-            _tell(done, Outcome(error=error))
+            tell(done, Outcome(error=error))
         self._deliver(ended)
 
     def _misfit(self, arrays: Sequence[Array], rows: int) -> OrchError | None:
@@ -270,7 +248,7 @@ class Pool:
             slot = self._idle.popleft()
             error = self._start(slot, batch, now)
             if error is not None:
-                ended += _failed(batch, error)
+                ended += failed(batch, error)
         return ended
 
     def _start(self, slot: _Slot, batch: Batch, now: float) -> OrchError | None:
@@ -279,7 +257,7 @@ class Pool:
         try:
             slot.request.start(self._inputs(slot, batch))
         except OrchError as error:
-            return self._start_failed(slot, batch, now, _fresh(error))
+            return self._start_failed(slot, batch, now, fresh(error))
         except Exception as error:  # noqa: BLE001 - whatever the engine throws must not cost the slot
             return self._start_failed(
                 slot, batch, now, OrchError(Kind.FAILED, f"cannot start: {error}", where=self.name)
@@ -318,9 +296,9 @@ class Pool:
             outcomes = self._dispatch()
         parts = () if slot.detached else self._read(slot, batch)
         if not isinstance(parts, OrchError):
-            outcomes += _outcomes(batch, parts, now)
+            outcomes += outcomes_of(batch, parts, now)
         else:
-            outcomes += _failed(batch, parts)
+            outcomes += failed(batch, parts)
         with self._lock:
             if slot.detached:  # its callers were told long ago; but it did end
                 self._note_good(now)
@@ -340,9 +318,9 @@ class Pool:
         """Return each request's part of the outputs; an error in place of whatever the engine or a model may raise."""
         try:
             outputs = slot.request.outputs()
-            return _split(outputs, batch, self.batch) if self.batch > 1 else (outputs,)
+            return split(outputs, batch, self.batch) if self.batch > 1 else (outputs,)
         except OrchError as error:
-            return _fresh(error)
+            return fresh(error)
         except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
             return OrchError(Kind.FAILED, f"cannot read the outputs: {error}", where=self.name)
 
@@ -386,7 +364,7 @@ class Pool:
         for ticket, outcome in ended:
             work, ticket.payload = ticket.payload, None
             if work is not None and not ticket.abandoned:
-                _tell(work.done, outcome)
+                tell(work.done, outcome)
 
     def _late(self) -> OrchError:
         return OrchError(Kind.DEADLINE, Cause.EXPIRED.value, where=self.name)
@@ -424,7 +402,7 @@ class Pool:
                 return []
             error = OrchError(Kind.FAILED, f"inference failed: {failure}", where=self.name)
             self._settle(batch, now, error)
-            return _failed(batch, error)
+            return failed(batch, error)
         if not slot.detached and now - batch.started > self._overdue_s:
             return self._give_up(slot, batch, now, OrchError(Kind.DEADLINE, "inference does not end", where=self.name))
         return []
@@ -444,7 +422,7 @@ class Pool:
         self._settle(batch, now, error)
         slot.detached = True
         slot.request.cancel()
-        return _failed(batch, error, abandoned=True)
+        return failed(batch, error, abandoned=True)
 
     def probe(self) -> None:
         """Start a made-up inference if the pool is idle and none ended well of late; call as often as `tick`."""
@@ -577,44 +555,6 @@ class Pool:
                 window=self._recorder.window(now, WINDOW_S),
                 recent=self._recorder.window(now, RECENT_S),
             )
-
-
-def _split(outputs: tuple[Array, ...], batch: Batch, rows: int) -> list[tuple[Array, ...]]:
-    if any(output.ndim == 0 or output.shape[0] != rows for output in outputs):
-        shapes = ", ".join(str(list(output.shape)) for output in outputs)
-        raise OrchError(Kind.FAILED, f"the outputs do not carry the {rows} rows of the batch: {shapes}")
-    parts, row = [], 0
-    for ticket in batch.tickets:
-        parts.append(tuple(output[row : row + ticket.rows] for output in outputs))
-        row += ticket.rows
-    return parts
-
-
-def _outcomes(batch: Batch, parts: Sequence[tuple[Array, ...]], now: float) -> list[tuple[Ticket, Outcome]]:
-    service = now - batch.started
-    return [
-        (ticket, Outcome(part, None, ticket.started - ticket.arrived, service))
-        for ticket, part in zip(batch.tickets, parts, strict=False)  # no parts: nobody waits any more
-    ]
-
-
-def _fresh(error: OrchError) -> OrchError:
-    """Return the error without what it drags along: frames that keep arrays and the engine's callback alive."""
-    return OrchError(error.kind, error.problems)
-
-
-def _failed(batch: Batch, error: OrchError, *, abandoned: bool = False) -> list[tuple[Ticket, Outcome]]:
-    """Return an outcome for each request, with an error of its own: many threads will raise them."""
-    return [(ticket, Outcome(error=_fresh(error), abandoned=abandoned)) for ticket in batch.tickets]
-
-
-def _tell(done: Done, outcome: Outcome) -> None:
-    """Call back; what a caller's code raises must not reach the engine, nor keep others from being told (trap 18)."""
-    try:
-        done(outcome)
-    except Exception:  # noqa: BLE001 - whatever a caller's code raises
-        # As text: a record that kept the traceback would keep the engine's callback alive (see _fresh).
-        log.error("a callback raised; our bug, or the caller's:\n%s", traceback.format_exc())
 
 
 def _nobody(_outcome: Outcome) -> None:
