@@ -69,6 +69,7 @@ def a_rejected(arm: Arm, carries: float | None, **over: Any) -> Rejected:
     fields: dict[str, Any] = {
         "arm": arm,
         "reason": "carries less",
+        "streams": a_read_back(arm).streams,
         "capacity": None if carries is None else a_capacity(carries),
         "service_s": 0.0217,
         "per_s": 46.0,

@@ -22,6 +22,8 @@ class Rejected(Frozen):
     arm: Arm
     reason: str
     capacity: Capacity | None = None
+    streams: int | None = None
+    """Of the compiled model; None where it was not compiled."""
     service_s: float | None = None
     """Median of one inference with all requests in flight."""
     per_s: float | None = None

@@ -7,7 +7,7 @@ from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
-MORE_THAN_A_TIE = 0.03  # relative; used where the decision does not carry its own resolution
+TIE_MAX = 0.05  # relative; larger differences are never called a tie, however noisy the machine
 _STEPS = 30  # of a bisection: far below what is printed
 
 
@@ -17,7 +17,7 @@ def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, c
     `rate_per_s` is the arrival rate asked for, `cpus` the cores that the arms were given. What is predicted is called
     predicted, and what was not measured is not claimed. Same input, same sentences.
     """
-    if not decision.compiled and decision.capacity is None and decision.proof is None:
+    if not decision.per_s:
         return _not_measured(decision)
     found = [
         _choice(decision, slo),
@@ -54,12 +54,6 @@ def interval(capacity: Capacity) -> str:
     return f"{rate(capacity.per_s)} ({figure(capacity.low_per_s)} to {figure(capacity.high_per_s)})"
 
 
-def streams_of(arm: Arm) -> int | None:
-    """Return the streams that the arm's properties state; None where a hint leaves them to OpenVINO."""
-    stated = arm.properties.get("NUM_STREAMS", "")
-    return int(stated) if stated.isdecimal() else None
-
-
 def _not_measured(decision: Decision) -> tuple[str, ...]:
     arm = decision.arm
     by = "as OpenVINO's hint has it" if arm.expression == "hint" else "as stated"
@@ -72,15 +66,15 @@ def _not_measured(decision: Decision) -> tuple[str, ...]:
 
 def _choice(decision: Decision, slo: SloPlan | None) -> str:
     arm = decision.arm
-    tried = _counted(decision.compiled, "arm") if decision.compiled else "the arms"
-    head = f"{arm.name} on {arm.device}, chosen after measuring {tried}"
-    if decision.seconds:
-        head += f" in {decision.seconds:.0f} s"
+    where = f"{arm.name} on {arm.device}"
+    tried = _counted(1 + len([each for each in decision.rejected if each.service_s is not None]), "arm")
     if decision.verdict == "infeasible":
-        return f"{arm.name} on {arm.device} comes nearest of {tried} measured."
+        return f"{where} comes nearest of {tried} measured."
     if decision.capacity is None or slo is None:
-        return f"{head}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
-    return f"{head}: predicted to carry {interval(decision.capacity)} with {_promise(slo)}."
+        return f"{where}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
+    took = f" in {decision.seconds:.0f} s" if decision.seconds >= 0.5 else ""
+    carries = f"predicted to carry {interval(decision.capacity)} with {_promise(slo)}"
+    return f"{where}, chosen of {tried} measured{took}: {carries}."
 
 
 def _service(decision: Decision) -> str:
@@ -96,7 +90,7 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
     other = _other_streams(decision)
     if other is None or other.service_s is None:
         return ""
-    mine, theirs = _threads_each(decision.arm), _threads_each(other.arm)
+    mine, theirs = _threads_each(decision.arm, decision.actual.streams), _threads_each(other.arm, other.streams)
     if mine is None or theirs is None or mine == theirs:
         return ""
     if mine > theirs:
@@ -105,7 +99,7 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
         return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} {busy}."
     gain = decision.alone_s / other.service_s
     text = f"{_counted(theirs, 'thread')} run one inference only {gain:.2f} times as fast as {_few(mine)}"
-    needed = _needed(decision, slo, streams_of(other.arm) or 1)
+    needed = _needed(decision, slo, other.streams or 1)
     if needed is None or needed <= gain:
         return text + "."
     if needed > theirs / mine:
@@ -114,18 +108,19 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
 
 
 def _other_streams(decision: Decision) -> Rejected | None:
+    """Return the best arm that differs from the chosen one in its streams only."""
     mine = decision.arm
     alike = [
         each
         for each in decision.rejected
-        if each.arm.device == mine.device and each.arm.batch == mine.batch and streams_of(each.arm) != streams_of(mine)
+        if (each.arm.device, each.arm.batch, each.arm.threads) == (mine.device, mine.batch, mine.threads)
+        and each.streams not in {None, decision.actual.streams}
+        and each.service_s
     ]
-    known = [each for each in alike if streams_of(each.arm) and each.service_s]
-    return max(known, key=lambda each: (_per_s(each), each.arm.name), default=None)
+    return max(alike, key=lambda each: (_per_s(each), each.arm.name), default=None)
 
 
-def _threads_each(arm: Arm) -> int | None:
-    streams = streams_of(arm)
+def _threads_each(arm: Arm, streams: int | None) -> int | None:
     return arm.threads // streams if arm.threads and streams else None
 
 
@@ -160,8 +155,8 @@ def _runner_up(decision: Decision) -> str:
         return ""
     mine, theirs = decision.capacity.per_s, best.capacity.per_s
     text = f"The next best, {best.arm.name}, is predicted to carry {interval(best.capacity)}"
-    if mine <= 0 or abs(theirs - mine) <= (decision.resolution or MORE_THAN_A_TIE) * mine:
-        return f"{text}, a difference too small for this measurement to tell; it was left out: {best.reason}."
+    if mine <= 0 or abs(theirs - mine) <= min(TIE_MAX, decision.resolution or TIE_MAX) * mine:
+        return f"{text}, too close for this measurement to tell apart ({best.reason})."
     if theirs > mine:
         return f"{text}, but was not taken: {best.reason}."
     return f"{text}, {100 * (1 - theirs / mine):.0f} % less."
@@ -169,23 +164,20 @@ def _runner_up(decision: Decision) -> str:
 
 def _batches(decision: Decision) -> str:
     """Say what gathering rows brings, from closed-loop rows a second of arms that differ in the batch only."""
-    arms = [(decision.arm, decision.per_s), *((each.arm, each.per_s) for each in decision.rejected)]
-    measured = [(arm, per_s) for arm, per_s in arms if per_s]
+    arms = [(decision.arm, decision.actual.streams, decision.per_s)]
+    arms += [(each.arm, each.streams, each.per_s) for each in decision.rejected if each.per_s]
     gains = [
-        (large.batch, faster / slower)
-        for large, faster in measured
-        for single, slower in measured
-        if large.batch > 1 and single.batch == 1 and _unbatched(large) == _unbatched(single)
+        (large.batch, many_per_s / one_per_s)
+        for large, streams, many_per_s in arms
+        for single, as_many, one_per_s in arms
+        if large.batch > single.batch == 1
+        and (large.device, large.threads, streams) == (single.device, single.threads, as_many)
     ]
     if not gains:
         return ""
     batch, gain = max(gains, key=lambda each: (each[1], -each[0]))
     taken = "and was taken" if decision.arm.batch == batch else "and was not taken"
     return f"A batch of {batch} gives {gain:.2f} times the rows a second of single rows {taken}."
-
-
-def _unbatched(arm: Arm) -> tuple[object, ...]:
-    return arm.device, streams_of(arm), arm.threads, arm.properties.get("PERFORMANCE_HINT")
 
 
 def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
@@ -225,18 +217,19 @@ def _infeasible(decision: Decision, slo: SloPlan | None, rate_per_s: float | Non
             f"Infeasible: {rate(rate_per_s)} was asked for, and the most that any arm is predicted to carry within"
             f" {duration(slo.latency_s)} is {most}."
         )
-    return "Infeasible: no arm measured here holds the SLO."
+    return f"Infeasible: {decision.reason.rstrip('.') or 'no arm measured here holds the SLO'}."
 
 
 def _unverified(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
     if slo is None:
         return "Not verified: without an SLO there is nothing to prove."
     if decision.proof:
-        reason = decision.proof.reason.rstrip(".")
+        reason = (decision.reason or decision.proof.reason).rstrip(".")
         return f"Not verified: {reason}. What was seen: {_run(decision.proof, slo, rate_per_s)}"
     if rate_per_s is None:
         return "Not verified: no rate was asked for, so none was proven; the capacity is a prediction."
-    return "Not verified: no open-loop run was made; the capacity is a prediction."
+    why = decision.reason.rstrip(".") or "no open-loop run was made"
+    return f"Not verified: {why}; the capacity is a prediction."
 
 
 def _neighbours(proof: Proof | None) -> str:

@@ -360,6 +360,7 @@ class Notebook:
             arm=arm,
             reason=reason,
             capacity=own,
+            streams=self._profiles[arm.key].actual.streams,
             service_s=self.median_s(arm),
             per_s=evidence.rows_per_s(self._profiles[arm.key]),
         )

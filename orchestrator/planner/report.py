@@ -192,12 +192,12 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
         ),
     )
     profiles = {each.arm.key: each for each in model.profile.arms} if model.profile else {}
-    measured = decision.compiled > 0 or decision.per_s > 0
+    measured = decision.per_s > 0
     found = [
         _Row(
             _series(ident, 0, decision.arm, decision.capacity, model, profiles.get(decision.arm.key), arms),
             decision.arm,
-            "chosen",
+            f"chosen: {decision.reason}" if decision.reason else "chosen",
             decision.service_s if measured else None,
             decision.service_p99_s if measured else None,
             decision.per_s if measured else None,

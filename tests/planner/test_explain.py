@@ -9,8 +9,10 @@ from orchestrator.profiling.measurement import Host
 from tests.builders_decision import (
     a_capacity,
     a_decision,
+    a_hint,
     a_hint_decision,
     a_proof,
+    a_read_back,
     a_rejected,
     an_arm,
     an_infeasible_decision,
@@ -21,7 +23,7 @@ from tests.builders_decision import (
 
 def test_a_verified_decision_is_explained_from_choice_to_what_would_change_it() -> None:
     assert explain(a_decision(), an_slo(), 25.0, 2) == (
-        "2 streams x 1 thread on CPU, chosen after measuring 5 arms in 38 s: predicted to carry 37.4/s (35.5 to 39.3)"
+        "2 streams x 1 thread on CPU, chosen of 5 arms measured in 38 s: predicted to carry 37.4/s (35.5 to 39.3)"
         " with 99 % of the answers within 200 ms.",
         "2 threads run one inference only 1.79 times as fast as one; about 1.92 times would be needed for"
         " 1 stream x 2 threads to carry as much.",
@@ -97,7 +99,23 @@ def test_without_an_slo_there_is_a_throughput_and_no_promise() -> None:
 def test_a_tie_is_called_too_small_to_tell() -> None:
     tie = a_rejected(an_arm(1, 2), 37.0, reason="a tie, and the other uses less memory")
     said = explain(a_decision(rejected=(tie,)), an_slo(), 25.0, 2)
-    assert any("a difference too small for this measurement to tell" in each for each in said)
+    assert any(
+        "too close for this measurement to tell apart (a tie, and the other uses less memory)" in each for each in said
+    )
+
+
+def test_hints_are_compared_by_what_openvino_made_of_them() -> None:
+    chosen = a_hint("THROUGHPUT")
+    latency = a_rejected(a_hint(), 33.6, streams=1)
+    said = explain(a_decision(arm=chosen, actual=a_read_back(an_arm()), rejected=(latency,)), an_slo(), 25.0, 2)
+    assert said[1].startswith("2 threads run one inference only 1.79 times as fast as one; about 1.92 times")
+    assert said[1].endswith("needed for LATENCY to carry as much.")
+
+
+def test_the_reason_of_the_search_is_told_where_nothing_was_run() -> None:
+    decision = a_decision(verdict="unverified", proof=None, reason="planned by prediction, not proved")
+    said = explain(decision, an_slo(), 25.0, 2)
+    assert "Not verified: planned by prediction, not proved; the capacity is a prediction." in said
 
 
 def test_a_speed_up_that_no_threads_could_reach_is_not_asked_for() -> None:
