@@ -41,6 +41,23 @@ def agent_call(
     return admin.call(ensure_agent(environ, start=False), method, dict(params or {}), timeout_s=timeout_s)
 
 
+def workers_serve(environ: Mapping[str, str]) -> bool:
+    """Tell whether a worker answers, whether or not an agent runs."""
+    return any(_listens(control) for control in Layout(paths.state_dir(environ)).workers.glob("*/control.sock"))
+
+
+def _listens(path: Path) -> bool:
+    import socket  # only who stops everything asks
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 def _answers(layout: Layout) -> bool:
     try:
         admin.call(layout.socket, "version", timeout_s=ANSWER_TIMEOUT_S)
@@ -79,7 +96,7 @@ def _start(layout: Layout, environ: Mapping[str, str]) -> None:
             stdout=log,
             stderr=log,
             cwd=layout.root,
-            env=worker_environ(environ),
+            env=worker_environ(environ) | {"ORCH_HOME": str(layout.root)},  # a relative one means another folder there
             start_new_session=True,
         )
     finally:

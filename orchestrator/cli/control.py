@@ -21,6 +21,13 @@ def agent(*, start: bool = False) -> Path:
     return socket
 
 
+def workers_serve() -> bool:
+    """Tell whether deployments serve, whether or not an agent runs."""
+    from orchestrator.agent.client import workers_serve as serve  # as above
+
+    return serve(os.environ)
+
+
 def ask(method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = ANSWER_S) -> Any:
     """Return the running agent's answer; raise its OrchError."""
     return admin.call(agent(), method, dict(params or {}), timeout_s=timeout_s)

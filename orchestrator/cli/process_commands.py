@@ -110,6 +110,8 @@ def agent_stop(
     \b
     Example: orch agent stop
     """
+    if workers and control.workers_serve():
+        control.agent(start=True)  # only an agent knows how to end what an earlier one has left
     control.ask("stop", {"workers": workers}, timeout_s=STOP_S)
     render.out("agent stopped" + (", and all deployments" if workers else "; deployments go on serving"))
 

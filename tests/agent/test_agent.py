@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest_agent import Agent, eventually, manifest, pid_that_serves
 
-from orchestrator.agent.client import ensure_agent, worker_environ
+from orchestrator.agent.client import ensure_agent, worker_environ, workers_serve
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import admin
 
@@ -423,6 +423,26 @@ def test_ensure_agent_starts_one_and_finds_it_again(agent: Agent) -> None:
     finally:
         admin.call(path, "stop", {"workers": True}, timeout_s=10)
     eventually(lambda: dead(first["pid"]), "the agent has ended")
+
+
+def test_a_relative_state_folder_is_the_same_for_the_agent(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(agent.folder)
+    path = ensure_agent({**os.environ, "ORCH_HOME": "here"}, start=True)
+    assert path == agent.folder / "here" / "agent.sock"
+    admin.call(path, "stop", {"workers": True}, timeout_s=10)
+
+
+def test_workers_that_no_agent_keeps_are_told_from_none(agent: Agent) -> None:
+    environ = {"ORCH_HOME": str(agent.layout.root)}
+    agent.apply(manifest())
+    agent.end(signal.SIGTERM)
+    assert workers_serve(environ)
+    agent.start()
+    agent.call("stop", {"workers": True})
+    assert agent.child is not None
+    assert agent.child.wait(20) == 0
+    assert not workers_serve(environ)
+    assert not workers_serve({"ORCH_HOME": str(agent.folder / "other")})
 
 
 def test_the_agent_never_imports_openvino(agent: Agent) -> None:
