@@ -373,7 +373,7 @@ class Pool:
         return OrchError(Kind.UNAVAILABLE, "the pool was closed", where=self.name)
 
     def _expired(self, ticket: Ticket, now: float) -> tuple[Ticket, Outcome]:
-        self._recorder.expired(now)
+        self._recorder.expired(now, waited=ticket.payload is not None)
         return ticket, Outcome(error=self._late())
 
     def tick(self) -> None:

@@ -97,10 +97,15 @@ class Recorder:
         self._rejected += 1
         self._at(now).rejected += 1
 
-    def expired(self, now: float) -> None:
-        """Count an accepted request whose deadline passed before its inference."""
+    def expired(self, now: float, *, waited: bool = True) -> None:
+        """Count an accepted request whose deadline passed before its inference.
+
+        One that never `waited`, because its own body came too late, says nothing of how full the pool is: no window
+        shows it.
+        """
         self._expired += 1
-        self._at(now).expired += 1
+        if waited:
+            self._at(now).expired += 1
 
     def cancelled(self, now: float) -> None:  # noqa: ARG002 - as its siblings; a window does not show cancellations
         """Count an accepted request whose caller went away."""

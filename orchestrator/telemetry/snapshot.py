@@ -37,6 +37,7 @@ class Window:
     in_slo: int
     rejected: int
     expired: int
+    """In the queue, not while their own bodies came."""
     failed: int
     busy_s: float
     """Seconds of inference summed over all infer requests."""

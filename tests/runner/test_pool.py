@@ -106,6 +106,15 @@ def test_a_request_whose_body_comes_too_late_is_answered_when_it_comes() -> None
     rig.pool.submit(ticket, [row(1)], outcomes.append)
     assert [outcome.error.kind for outcome in outcomes if outcome.error] == [Kind.DEADLINE]
     assert rig.totals == {"accepted": 1, "expired": 1}
+    assert rig.pool.snapshot().window.expired == 0  # its caller was slow: the pool is not full
+
+
+def test_a_request_that_expired_in_the_queue_says_how_full_the_pool_is() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.submit(2)
+    rig.wait(TIMEOUT_S)
+    assert rig.pool.snapshot().window.expired == 1
 
 
 # Cancelling

@@ -42,6 +42,15 @@ def test_totals_count_every_request_once() -> None:
     assert recorder.in_slo_total == 1
 
 
+def test_a_body_that_came_too_late_counts_as_expired_but_not_against_the_pool() -> None:
+    recorder = Recorder(0.0)
+    for waited in (True, False):
+        recorder.arrived(0.1)
+        recorder.expired(0.2, waited=waited)
+    assert recorder.totals().expired == 2
+    assert recorder.window(1.0, 10).expired == 1
+
+
 def test_a_window_holds_its_seconds_and_forgets_older_ones() -> None:
     recorder = Recorder(0.0)
     for second in range(60):
