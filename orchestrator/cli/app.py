@@ -41,3 +41,16 @@ def orch() -> None:
     \b
     Example: orch apply deployments/quickstart.yaml && orch status
     """
+
+
+def duration(text: str) -> float:
+    """Return the seconds of an option such as 90s or 10m; a wrong one is wrong usage."""
+    from orchestrator import units  # only where an option is given
+
+    try:
+        seconds = units.parse_duration_s(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if seconds <= 0:
+        raise typer.BadParameter("must be greater than zero")
+    return seconds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli import control, render
-from orchestrator.cli.app import Files, app
+from orchestrator.cli.app import Files, app, duration
 from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import Text
@@ -29,19 +29,6 @@ DONE_WORDS = {
 }
 
 
-def duration(text: str) -> float:
-    """Return the seconds of an option such as 90s or 10m; a wrong one is wrong usage."""
-    from orchestrator import units  # only where an option is given
-
-    try:
-        seconds = units.parse_duration_s(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if seconds <= 0:
-        raise typer.BadParameter("must be greater than zero")
-    return seconds
-
-
 @app.command(cls=LightCommand)
 def apply(
     files: Files,
@@ -56,13 +43,17 @@ def apply(
     plan: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="Refuse unless the plan still is the one `orch plan` showed.")
     ] = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse what the lock beside the manifest does not hold; measure nothing.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change and change nothing.")] = False,
     output: Annotated[Text, typer.Option("-o", "--output", help="How the answer is written.")] = Text.TEXT,
 ) -> None:
     """Make what runs as the manifests say.
 
     Plans, starts or changes, and waits until all serve and are checked. Starts the agent where none runs.
-    Writes one line for each model:
+    A model with an SLO that states a rate is measured first, for at most a minute, unless its lock fits or
+    planning.mode says otherwise; what runs already goes on serving meanwhile. Writes one line for each model:
 
     \b
     created    no pool was running
@@ -87,9 +78,10 @@ def apply(
     if dry_run:
         from orchestrator.cli.plan_commands import show_changes  # plans are made only here
 
-        show_changes(manifests, files, output=output)
+        show_changes(manifests, files, locked=locked, output=output)
         return
     params = {"documents": _documents(manifests), "prune": prune, "timeout_s": timeout_s, "plan": plan}
+    params |= {"locked": True} if locked else {}
     applying = Applying()
     try:
         result = _applied(params, timeout_s + GRACE_S, applying)

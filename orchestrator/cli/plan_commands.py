@@ -1,43 +1,46 @@
-"""Commands that look at the machine and decide, without changing anything: devices, plan, diff."""
+"""Commands that look at the machine and decide, without changing anything that runs: devices, plan, diff."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import control, render
-from orchestrator.cli.app import Files, TextOption, app
+from orchestrator.cli import planning, render
+from orchestrator.cli.app import Files, TextOption, app, duration
 from orchestrator.cli.boundary import USAGE, trouble_exits
 from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import read
+from orchestrator.cli.planning import PROBE_S, Step, Wishes
 from orchestrator.cli.render import Text
-from orchestrator.errors import Kind, OrchError
 
 if TYPE_CHECKING:
-    from orchestrator.inventory.device import Inventory
     from orchestrator.manifest.load import Manifests
     from orchestrator.planner.diff import Change
-    from orchestrator.planner.plan import DeploymentPlan
 
-PROBE_S = 120.0  # OpenVINO's plugins load, and models are read, in a child process
-INVENTORY_MAX_BYTES = 2**20
 InventoryOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--inventory", metavar="FILE", help="Plan for the machine that `orch devices -o yaml` described."),
+]
+ProfileOption = Annotated[
+    list[str] | None,
+    typer.Option("--profile", metavar="FILE", help="Predict from profiles that --write-profile wrote."),
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One deployment: what runs, what is wanted, and what that changes."""
+class ModeChoice(enum.StrEnum):
+    """How plans are found."""
 
-    name: str
-    plan: DeploymentPlan
-    changes: tuple[Change, ...]
+    MEASURE = "measure"
+    PREDICT = "predict"
+    HINT = "hint"
+
+
+ModeOption = Annotated[ModeChoice | None, typer.Option("--mode", help="Goes before planning.mode of the manifest.")]
 
 
 @app.command(cls=LightCommand)
@@ -65,21 +68,81 @@ def devices(output: TextOption = Text.TEXT) -> None:
 
 
 @app.command(cls=LightCommand)
-def plan(files: Files, inventory: InventoryOption = None, output: TextOption = Text.TEXT) -> None:
+def plan(
+    files: Files,
+    inventory: InventoryOption = None,
+    profile: ProfileOption = None,
+    mode: ModeOption = None,
+    budget: Annotated[str | None, typer.Option(help="Longest time to measure one model, such as 30s.")] = None,
+    replan: Annotated[bool, typer.Option("--replan", help="Measure anew although a lock fits.")] = False,
+    write_lock: Annotated[
+        bool, typer.Option("--write-lock", help="Write what was decided to NAME.lock.yaml beside each manifest.")
+    ] = False,
+    locked: Annotated[bool, typer.Option("--locked", help="Refuse what the lock does not hold.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only tell whether the locks fit; measures nothing.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say in sentences why, and what would change it.")] = False,
+    write_profile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write what was measured, to plan with on another machine.")
+    ] = None,
+    output: TextOption = Text.TEXT,
+) -> None:
     """Show how every model would be run, and why.
 
-    And what applying that would change. Changes nothing; the same manifests on the same machine give the same
-    text. Signs: + create, ~ update in place, ± replace by a new compiled model, - delete, = unchanged.
-    --inventory plans for another machine; the model files are read here.
+    And what applying that would change. Changes nothing that runs. A model with
+    an SLO that states a rate is measured, unless its lock fits or planning.mode
+    says otherwise; what was measured once is remembered. Signs: + create,
+    ~ update in place, ± replace by a new compiled model, - delete, = unchanged.
+    --inventory plans for another machine, from its --profile files; the model
+    files are read here.
 
     \b
-    Exit codes: 0 there is a plan; 1 there is none, and standard error says why.
+    verified    an open-loop run held the SLO
+    rejected    an open-loop run missed it
+    infeasible  this machine cannot hold it
+    unverified  predicted, not proven
+
+    \b
+    Exit codes: 0 there is a plan, or all locks fit; 1 not so, see standard error.
 
     \b
     Example: orch plan deployments/quickstart.yaml
     """
-    steps = _steps(read(files), inventory)
-    render.emit(_as_json(steps), output, lambda: _plans_text(steps, files))
+    _check_options(check=check, locked=locked, replan=replan, write_lock=write_lock, inventory=inventory)
+    manifests = read(files)
+    wishes = Wishes(
+        inventory=Path(inventory) if inventory else None,
+        profiles=tuple(map(Path, profile or ())),
+        mode=mode.value if mode else None,
+        budget_s=duration(budget) if budget else None,
+        locked=locked or check,
+        replan=replan,
+        measures=not check,
+    )
+    steps = planning.steps(manifests, wishes)
+    if check:
+        render.out("".join(_fits(step) for step in steps))
+        return
+    if write_lock:
+        planning.write_locks(steps)
+    if write_profile:
+        planning.write_profiles(steps, Path(write_profile))
+    text = _explained if explain else _plans_text
+    render.emit(_as_json(steps), output, lambda: text(steps, files))
+
+
+def _check_options(*, check: bool, locked: bool, replan: bool, write_lock: bool, inventory: str | None) -> None:
+    """Raise wrong usage for options that contradict each other."""
+    if replan and (locked or check):
+        raise typer.BadParameter("--replan measures anew and --locked and --check forbid it; leave one of them out")
+    if check and write_lock:
+        raise typer.BadParameter("--check changes nothing; leave it or --write-lock out")
+    if inventory and replan:
+        raise typer.BadParameter("another machine cannot be measured from here; leave --replan or --inventory out")
+
+
+def _fits(step: Step) -> str:
+    found = step.assembled.found
+    return f"{step.name}: {'the lock fits' if found.wanted else 'planned by rule, needs no lock'}\n"
 
 
 @app.command(cls=LightCommand)
@@ -90,7 +153,8 @@ def diff(
 ) -> None:
     """Show only what applying the files would change.
 
-    Nothing when all runs as they say.
+    Nothing when all runs as they say. Measures nothing: what neither a lock nor an earlier plan has decided is
+    compared as planned by rule, and standard error says so.
 
     Signs: + create, ~ update in place, ± replace by a new compiled model, - delete.
 
@@ -101,68 +165,26 @@ def diff(
     Example: orch diff deployments/
     """
     with trouble_exits(USAGE):
-        steps = _steps(read(files), inventory)
+        steps = _unmeasured(read(files), inventory)
     render.emit(_as_json(steps), output, lambda: _changes_text(steps, files))
-    if any(_acts(step) for step in steps):
+    if any(step.acts for step in steps):
         raise typer.Exit(1)
 
 
-def show_changes(manifests: Manifests, files: Sequence[str], *, output: Text) -> None:
+def show_changes(manifests: Manifests, files: Sequence[str], *, locked: bool, output: Text) -> None:
     """Write what applying would change (`orch apply --dry-run`)."""
-    steps = _steps(manifests, None)
+    steps = _unmeasured(manifests, None, locked=locked)
     render.emit(_as_json(steps), output, lambda: _changes_text(steps, files) or "nothing changes\n")
 
 
-def _steps(manifests: Manifests, inventory_file: Path | None) -> list[Step]:
-    """Plan all documents, here or for the machine of an inventory file, and compare with what runs here."""
-    from orchestrator.planner.diff import diff as compare  # the planner brings pydantic: only planning pays for it
-    from orchestrator.runner.assemble import assemble, claims_of, cores_of
-
-    inventory = None if inventory_file is None else _inventory(inventory_file)
-    # What runs here says nothing about another machine.
-    running = _running() if inventory is None else {}
-    wanted = {document.deployment.metadata.name for document in manifests.documents}
-    others = {name: plan for name, plan in running.items() if name not in wanted}
-    plans = assemble(
-        manifests.documents,
-        inventory=inventory,
-        timeout_s=PROBE_S,
-        keep=cores_of(running),
-        others=claims_of(others),
-    )
-    return [Step(plan.name, plan, compare(running.get(plan.name), plan)) for plan in plans]
-
-
-def _inventory(path: Path) -> Inventory:
-    from orchestrator.inventory.text import inventory_from_yaml  # as above
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(INVENTORY_MAX_BYTES + 1)
-        if len(data) > INVENTORY_MAX_BYTES:
-            raise OrchError(Kind.TOO_LARGE, f"is larger than {INVENTORY_MAX_BYTES} bytes", where=str(path))
-        text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise OrchError(Kind.INVALID, what, where=str(path), hint="write one with: orch devices -o yaml") from None
-    return inventory_from_yaml(text, str(path))
-
-
-def _running() -> dict[str, DeploymentPlan]:
-    """Return the plans that run; none where no agent does."""
-    from orchestrator.planner.plan import DeploymentPlan  # as above
-
-    try:
-        answer = control.ask("plans", {"names": None})
-    except OrchError as error:
-        if error.kind is not Kind.UNAVAILABLE:
-            raise
-        return {}
-    return {name: DeploymentPlan.model_validate(plan) for name, plan in answer.items()}
-
-
-def _acts(step: Step) -> bool:
-    return any(change.action != "unchanged" for change in step.changes)
+def _unmeasured(manifests: Manifests, inventory: str | None, *, locked: bool = False) -> list[Step]:
+    """Plan without measuring, and say of which models that is not all there is to say."""
+    wishes = Wishes(inventory=Path(inventory) if inventory else None, measures=False, locked=locked)
+    steps = planning.steps(manifests, wishes)
+    missing = [f"{step.name}/{model}" for step in steps for model in step.assembled.found.missing]
+    if missing:
+        render.talk(f"not measured yet, shown as planned by rule: {', '.join(missing)}; orch apply measures first")
+    return steps
 
 
 def _as_json(steps: Sequence[Step]) -> dict[str, Any]:
@@ -176,6 +198,11 @@ def _as_json(steps: Sequence[Step]) -> dict[str, Any]:
                 "digest": step.plan.digest(),
                 "changes": [_change_json(change) for change in step.changes],
                 "plan": step.plan.model_dump(mode="json"),
+                "origin": step.assembled.found.origin,
+                "decisions": {
+                    model: decision.model_dump(mode="json")
+                    for model, decision in step.assembled.found.decisions.items()
+                },
             }
             for step in steps
         ],
@@ -200,15 +227,40 @@ def _plans_text(steps: Sequence[Step], files: Sequence[str]) -> str:
     return "\n".join(plan_to_text(step.plan, step.changes, file=named) for step in steps)
 
 
+def _explained(steps: Sequence[Step], _files: Sequence[str]) -> str:
+    """Return for each model its name and why it runs so, one sentence a line."""
+    from orchestrator.planner.text import sentences_to_text  # as above
+
+    blocks = []
+    for step in steps:
+        decisions = step.assembled.found.decisions
+        for model in step.plan.models:
+            decision = decisions.get(model.name)
+            why = decision.sentences if decision else tuple(f"{each.subject}: {each.text}" for each in model.reasons)
+            origin = step.assembled.found.origin if decision else "rule"
+            blocks.append(sentences_to_text(f"{step.name}/{model.name} ({_ORIGINS[origin]})", (*why, *model.warnings)))
+    return "\n".join(blocks)
+
+
+_ORIGINS = {
+    "rule": "planned by rule",
+    "lock": "as locked",
+    "memory": "as measured before",
+    "measured": "measured now",
+}
+
+
 def _changes_text(steps: Sequence[Step], files: Sequence[str]) -> str:
     """Return one line for each change, and at the end how to apply exactly this."""
     from orchestrator.planner.text import changes_to_text, summary  # as above
 
     changes = [replace(change, model=_full_name(step.name, change)) for step in steps for change in step.changes]
-    if not any(_acts(step) for step in steps):
+    if not any(step.acts for step in steps):
         return ""
     counts = summary(change for step in steps for change in step.changes)
-    apply = f"Apply with: orch apply {' '.join(files)} --plan {_digest(steps)}"
+    # What is still to be measured has another plan afterwards.
+    sure = not any(step.assembled.found.missing for step in steps)
+    apply = f"Apply with: orch apply {' '.join(files)}" + (f" --plan {_digest(steps)}" if sure else "")
     return f"{changes_to_text(changes, unchanged=False)}Plan {_digest(steps)}: {counts}. {apply}\n"
 
 

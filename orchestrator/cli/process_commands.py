@@ -33,6 +33,9 @@ app.add_typer(agent_app)
 @app.command("run", cls=LightCommand)
 def run_file(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Manifest file with one deployment, or - for stdin.")],
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse what the lock beside the manifest does not hold; measure nothing.")
+    ] = False,
     state: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the control socket; a temporary one by default.")
     ] = None,
@@ -40,21 +43,26 @@ def run_file(
     """Serve one manifest in the foreground.
 
     Without an agent: for containers and for finding faults. SIGTERM and Ctrl-C finish what is in flight, then end it.
+    What is to be measured is measured before it serves; with a lock that fits, nothing is.
 
     \b
     Example: orch run deployments/quickstart.yaml
     """
     from orchestrator.errors import Kind, OrchError  # beside its use: only a wrong file needs it
 
-    documents = read([file]).documents
+    manifests = read([file])
+    documents = manifests.documents
     if len(documents) != 1:
         what = f"holds {len(documents)} deployments, and a process serves one"
         raise OrchError(Kind.INVALID, what, where=file, hint="use orch apply, or split the file")
     # The plan brings pydantic and the planner with it; commands that only ask do without.
+    from orchestrator.cli import planning
     from orchestrator.runner.assemble import assemble
 
     render.talk(f"{documents[0].deployment.metadata.name}: looking at the machine and the models")
-    (plan,) = assemble(documents, inventory=None, timeout_s=PROBE_S)
+    with planning.telling() as tell:
+        policy = planning.policy(manifests, planning.Wishes(locked=locked), tell)
+        (plan,) = assemble(documents, inventory=None, timeout_s=PROBE_S, policy=policy)
     raise typer.Exit(_serve(plan, state))
 
 

@@ -47,6 +47,11 @@ def changes_to_text(changes: Sequence[Change], *, unchanged: bool = True) -> str
     return "".join(f"{line}\n" for line in lines)
 
 
+def sentences_to_text(title: str, sentences: Iterable[str]) -> str:
+    """Return a title and below it each sentence on lines of its own."""
+    return "".join(f"{line}\n" for line in (title, *(_fill(each, "  ", "    ") for each in sentences)))
+
+
 def summary(changes: Iterable[Change]) -> str:
     """Return the counts of what happens to models: `1 create, 1 update`, or `nothing changes`."""
     changes = tuple(changes)

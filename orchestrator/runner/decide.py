@@ -42,7 +42,7 @@ class Ask:
 class Measure(Protocol):
     """Decides by measuring, or from stored profiles; blocks."""
 
-    def __call__(self, ask: Ask, tell: Tell, cancelled: Callable[[], bool]) -> Mapping[str, Decision]:
+    def __call__(self, ask: Ask, tell: Tell, cancelled: Callable[[], bool], /) -> Mapping[str, Decision]:
         """Return the decisions by model, without those of which there is nothing to predict from.
 
         Raise OrchError: CANCELLED when `cancelled` came true, or what kept it from measuring.

@@ -1,0 +1,90 @@
+"""Profiles as files: exported from one machine, and planned from on another without measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.inventory.device import Facts
+from orchestrator.inventory.fingerprint import fingerprint
+from orchestrator.manifest.explain import dotted
+from orchestrator.manifest.spec import ModelSpec
+from orchestrator.planner.arms import candidates
+from orchestrator.planner.decision import Decision
+from orchestrator.planner.search import Search
+from orchestrator.planner.steps import Finish, question_of
+from orchestrator.profiling.measurement import Profile
+from orchestrator.runner.decide import Ask, Measure, Tell
+
+BYTES_MAX = 64 * 2**20  # hundreds of models with all their samples
+HINT = "write one where the models were measured: orch plan --write-profile FILE"
+
+
+class ProfileList(Facts):
+    """What a profile file holds."""
+
+    api_version: Literal["orch/v1"] = "orch/v1"
+    kind: Literal["ProfileList"] = "ProfileList"
+    items: tuple[Profile, ...]
+
+
+def read_profiles(path: Path) -> tuple[Profile, ...]:
+    """Return the profiles in a file; raise OrchError for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise OrchError(Kind.INVALID, f"cannot be read: {error.strerror}", where=str(path), hint=HINT) from None
+    if len(data) > BYTES_MAX:
+        raise OrchError(Kind.TOO_LARGE, f"is larger than {BYTES_MAX} bytes", where=str(path))
+    try:
+        return ProfileList.model_validate_json(data).items
+    except ValidationError as error:
+        problems = [
+            Problem(f"{dotted(each['loc']) or 'profile'}: {each['msg']}", str(path), HINT) for each in error.errors()
+        ]
+        raise OrchError(Kind.INVALID, problems[:20]) from None
+
+
+def write_profiles(path: Path, profiles: Iterable[Profile]) -> None:
+    """Write the profiles to a file; raise OrchError where it cannot be written."""
+    ordered = sorted(profiles, key=lambda profile: (profile.fingerprint, profile.model_sha256, profile.cpus))
+    try:
+        path.write_text(ProfileList(items=tuple(ordered)).model_dump_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OrchError(Kind.FAILED, f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def from_profiles(profiles: Sequence[Profile]) -> Measure:
+    """Return what decides by these profiles alone, and measures nothing."""
+
+    def decide(ask: Ask, tell: Tell, _cancelled: Callable[[], bool]) -> Mapping[str, Decision]:
+        specs = {model.name: model for model in ask.deployment.spec.models}
+        found = {}
+        for name in ask.modes:
+            decision = _predicted(ask, specs[name], profiles)
+            if decision is not None:
+                tell(ask.deployment.metadata.name, name, "predicted", decision.arm.name)
+                found[name] = decision
+        return found
+
+    return decide
+
+
+def _predicted(ask: Ask, spec: ModelSpec, profiles: Sequence[Profile]) -> Decision | None:
+    info, here = ask.infos[spec.name], fingerprint(ask.inventory)
+    stored = [
+        arm
+        for profile in profiles
+        if (profile.model_sha256, profile.fingerprint, profile.cpus) == (info.sha256, here, ask.cpus)
+        for arm in profile.arms
+    ]
+    if not stored:
+        return None
+    question = question_of(spec, info, cpus=ask.cpus, budget_s=ask.budget_s, predict=True)
+    step = Search(question, candidates(spec, info, ask.inventory, cpus=ask.cpus), stored).next()
+    return step.decision if isinstance(step, Finish) else None
