@@ -9,8 +9,9 @@ from typing import Any
 from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
-from orchestrator.planner.report import Planned
+from orchestrator.planner.report import ByRule, Planned
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Profile, Proof, ReadBack
+from tests.builders import a_model, a_plan
 
 SHA = "9f2c" * 16
 
@@ -247,12 +248,14 @@ def a_many_armed_decision(slo_s: float = 0.012) -> Decision:
     )
 
 
-def planned_examples() -> list[Planned]:
+def planned_examples() -> list[Planned | ByRule]:
     """Return one model of each verdict, as a report gets them."""
     verified, many, late, hint = a_decision(), a_many_armed_decision(), an_infeasible_decision(), a_hint_decision()
+    (by_rule,) = a_plan(a_model("cameras")).models
     return [
         Planned(verified, an_slo(), 2, a_profile(verified)),
         Planned(many, an_slo(0.012, rate_per_s=None), 8, a_profile(many, 8)),
         Planned(late, an_slo(0.01), 2, a_profile(late)),
         Planned(hint, None, 2),
+        ByRule(by_rule),
     ]

@@ -13,7 +13,7 @@ from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision
 from orchestrator.planner.evidence import busy_blocks
 from orchestrator.planner.explain import duration, explain, figure, interval, rate
-from orchestrator.planner.plan import SloPlan
+from orchestrator.planner.plan import ModelPlan, SloPlan
 from orchestrator.planner.report_style import style
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
 from orchestrator.units import format_size
@@ -25,6 +25,7 @@ SIGNS: dict[Verdict, str] = {
     "infeasible": "\N{CIRCLED DIVISION SLASH}",
     "unverified": "?",
 }
+_BY_RULE = '<span class="badge unverified"><span aria-hidden="true">?</span> planned by rule</span>'
 _FOOT = (
     "Predicted figures come from simulating the pool's scheduler with measured service times; observed ones from an"
     " open-loop run, with latency counted from the scheduled arrival."
@@ -43,6 +44,26 @@ class Planned:
     """Cores that the arms were given."""
     profile: Profile | None = None
     """Gives the curves; without it the capacities alone are drawn."""
+    name: str = ""
+    """As the page shall call it; the decision's model by default."""
+
+    @property
+    def called(self) -> str:
+        """Return the name for people."""
+        return self.name or self.decision.model
+
+
+@dataclass(frozen=True, slots=True)
+class ByRule:
+    """What the report tells of a model that was planned without a measurement."""
+
+    model: ModelPlan
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """Return the name for people."""
+        return self.name or self.model.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +78,16 @@ class _Row:
     per_s: float | None
 
 
-def report_html(models: Sequence[Planned], facts: Sequence[tuple[str, str]], *, title: str, date: str) -> str:
+def report_html(models: Sequence[Planned | ByRule], facts: Sequence[tuple[str, str]], *, title: str, date: str) -> str:
     """Return the page. `facts` tell of the machine (see `machine_facts`); `date` is printed as it is.
 
     Same input, same bytes. Takes about a second however many arms there are.
     """
-    arms = sum(1 + len(model.decision.rejected) for model in models)
-    sections = [_section(number, model, arms) for number, model in enumerate(models, 1)]
+    arms = sum(1 + len(model.decision.rejected) for model in models if isinstance(model, Planned))
+    sections = [
+        _section(f"model-{number}", model, arms) if isinstance(model, Planned) else _by_rule(f"model-{number}", model)
+        for number, model in enumerate(models, 1)
+    ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -71,7 +95,7 @@ def report_html(models: Sequence[Planned], facts: Sequence[tuple[str, str]], *, 
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>",
-            f'<header><h1>{escape(title)}</h1>\n<p class="sub">Measured by orch, {escape(date)}</p></header>\n<main>',
+            f'<header><h1>{escape(title)}</h1>\n<p class="sub">Made by orch plan, {escape(date)}</p></header>\n<main>',
             _overview(models) if len(models) > 1 else "",
             *sections,
             f'<section aria-labelledby="machine"><h2 id="machine">The machine</h2>\n{_facts(facts, "wide")}</section>',
@@ -100,22 +124,54 @@ def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
     return tuple((label, text) for label, text in facts if text)
 
 
-def _overview(models: Sequence[Planned]) -> str:
-    rows = "\n".join(
-        '<tr role="row"><th role="rowheader" scope="row">'
-        + f'<a href="#model-{number}">{escape(each.decision.model)}</a></th>'
-        + _cell("Verdict", _badge(each.decision.verdict))
-        + _cell("Chosen", escape(each.decision.arm.name))
-        + _cell("Asked", escape(_asked(each.slo)))
-        + _cell("Capacity", escape(_capacity(each.decision.capacity)))
-        + "</tr>"
-        for number, each in enumerate(models, 1)
+def _overview(models: Sequence[Planned | ByRule]) -> str:
+    heads = ("Model", "Verdict", "Chosen", "Asked", "Capacity")
+    rows = "\n".join(_overview_row(number, model, heads) for number, model in enumerate(models, 1))
+    return f'<nav class="overview" aria-label="Models">{_table("All models", heads, rows)}</nav>'
+
+
+def _overview_row(number: int, model: Planned | ByRule, heads: Sequence[str]) -> str:
+    if isinstance(model, Planned):
+        decision = model.decision
+        told = (_badge(decision.verdict), escape(decision.arm.name), escape(_asked(model.slo)))
+        cells = (*told, escape(_capacity(decision.capacity)))
+    else:
+        cells = (_BY_RULE, escape(_expression(model.model)), escape(_asked(model.model.slo)), "not predicted")
+    head = f'<th role="rowheader" scope="row"><a href="#model-{number}">{escape(model.called)}</a></th>'
+    return f'<tr role="row">{head}{"".join(map(_cell, heads[1:], cells))}</tr>'
+
+
+def _by_rule(ident: str, planned: ByRule) -> str:
+    """Return the section of a model that was planned without a measurement: the reasons and the properties."""
+    model = planned.model
+    why = [f"{each.subject}: {each.text}" for each in model.reasons]
+    return "\n".join(
+        [
+            f'<section aria-labelledby="{ident}">',
+            f'<div class="head"><h2 id="{ident}">{escape(planned.called)}</h2>{_BY_RULE}</div>',
+            "<p>Nothing was measured of this model: its latency and capacity here are unknown.</p>",
+            f"<h3>Why</h3>\n{_list((*why, *model.warnings))}",
+            f"<h3>Properties</h3>\n{_facts(_planned_facts(model), 'wide')}",
+            "</section>",
+        ]
     )
-    return (
-        '<nav class="overview" aria-label="Models">'
-        + _table("All models", ("Model", "Verdict", "Chosen", "Asked", "Capacity"), rows)
-        + "</nav>"
-    )
+
+
+def _expression(model: ModelPlan) -> str:
+    return model.properties.get("PERFORMANCE_HINT", model.expression)
+
+
+def _planned_facts(model: ModelPlan) -> list[tuple[str, str]]:
+    facts = [("Device", model.device), ("Batch", str(model.batch)), *sorted(model.properties.items())]
+    return facts + [
+        (f"{device}: {key}", value)
+        for device, properties in sorted(model.device_properties.items())
+        for key, value in sorted(properties.items())
+    ]
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return f'<ul class="why">{"".join(f"<li>{escape(each)}</li>" for each in sentences)}</ul>'
 
 
 def _asked(slo: SloPlan | None) -> str:
@@ -135,16 +191,16 @@ def _badge(verdict: Verdict) -> str:
     return f'<span class="badge {verdict}"><span aria-hidden="true">{SIGNS[verdict]}</span> {verdict}</span>'
 
 
-def _section(number: int, model: Planned, arms: int) -> str:
-    ident, decision = f"model-{number}", model.decision
+def _section(ident: str, model: Planned, arms: int) -> str:
+    decision = model.decision
     rows = _rows(ident, model, arms)
     asked = model.slo.rate_per_s if model.slo else None
     sentences = decision.sentences or explain(decision, model.slo, asked, model.cpus)
     parts = [
         f'<section aria-labelledby="{ident}">',
-        f'<div class="head"><h2 id="{ident}">{escape(decision.model)}</h2>{_badge(decision.verdict)}</div>',
+        f'<div class="head"><h2 id="{ident}">{escape(model.called)}</h2>{_badge(decision.verdict)}</div>',
         _headline(model),
-        f"<h3>Why</h3>\n<ul class='why'>{''.join(f'<li>{escape(each)}</li>' for each in sentences)}</ul>",
+        f"<h3>Why</h3>\n{_list(sentences)}",
         _figure(ident, model, rows),
         "<h3>Arms</h3>",
         _arms_table(model, rows),
@@ -257,7 +313,7 @@ def _figure(ident: str, model: Planned, rows: Sequence[_Row]) -> str:
         return '<p class="note">Nothing was measured, so there is nothing to draw.</p>'
     percentile = model.slo.percentile if model.slo else PERCENTILE
     drawing = Drawing(
-        title=f"p{percentile:g} latency of {model.decision.model} against the arrival rate",
+        title=f"p{percentile:g} latency of {model.called} against the arrival rate",
         described=_described(model, rows),
         percentile=percentile,
         slo_s=model.slo.latency_s if model.slo else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field, replace
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -12,11 +13,12 @@ import pytest
 
 from orchestrator.planner.chart import Series, ticks
 from orchestrator.planner.curve import BUSY, Point, curve
-from orchestrator.planner.report import Planned, machine_facts, report_html
+from orchestrator.planner.report import ByRule, Planned, machine_facts, report_html
 from orchestrator.planner.report_style import DARK, LIGHT, TEXTS
 from tests.builders import an_inventory
 from tests.builders_decision import (
     a_decision,
+    a_hint_decision,
     a_many_armed_decision,
     a_profile,
     a_proof,
@@ -87,7 +89,7 @@ def _walk(node: Node) -> list[Node]:
     return [node, *(each for child in node.children for each in _walk(child))]
 
 
-def html(*models: Planned) -> str:
+def html(*models: Planned | ByRule) -> str:
     facts = machine_facts(an_inventory())
     return report_html(models, facts, title="Plan of shop-vision", date="2026-11-22")
 
@@ -95,6 +97,12 @@ def html(*models: Planned) -> str:
 def verified(**over: object) -> Planned:
     decision = a_decision(**over)
     return Planned(decision, an_slo(), 2, a_profile(decision))
+
+
+@cache
+def the_verified() -> str:
+    """Return the page of one model that was verified."""
+    return html(verified())
 
 
 @pytest.fixture(scope="module")
@@ -182,24 +190,24 @@ def test_every_picture_has_a_title_and_a_description_or_is_hidden(page: Page) ->
 
 
 def test_every_mark_in_a_chart_can_be_reached_by_keyboard_and_says_what_it_is() -> None:
-    read = Page(html(verified()))
+    read = Page(the_verified())
     (wide,) = [svg for svg in read.all("svg") if svg.attributes.get("class") == "chart wide"]
     said = [mark.attributes["aria-label"] for mark in wide.all("a")]
     assert len(said) == 5
     assert "A: 2 streams x 1 thread, chosen: holds p99 within 200 ms up to 37.4/s, between 35.5/s and 39.3/s" in said
     assert all(mark.all("circle")[0].attributes["class"] == "ring" for mark in wide.all("a"))
-    assert ".arm a:focus-visible .ring" in html(verified())
+    assert ".arm a:focus-visible .ring" in the_verified()
 
 
 def test_what_is_drawn_once_is_not_told_twice() -> None:
-    read = Page(html(verified()))
+    read = Page(the_verified())
     kinds = sorted(str(svg.attributes["class"]) for svg in read.all("svg") if "chart" in str(svg.attributes["class"]))
     assert kinds == ["chart narrow", "chart wide"]
-    assert "svg.narrow { display: none" in html(verified())  # display: none takes it from screen readers, too
+    assert "svg.narrow { display: none" in the_verified()  # display: none takes it from screen readers, too
 
 
 def test_arms_differ_by_shape_and_letter_not_only_by_colour() -> None:
-    read = Page(html(verified()))
+    read = Page(the_verified())
     (wide,) = [svg for svg in read.all("svg") if svg.attributes.get("class") == "chart wide"]
     names = [node.text().split("  ")[0] for node in wide.all("text") if node.attributes.get("class") == "name"]
     assert [name[0] for name in sorted(names)] == ["A", "B", "C", "D", "E"]
@@ -208,7 +216,7 @@ def test_arms_differ_by_shape_and_letter_not_only_by_colour() -> None:
 
 
 def test_the_rows_of_the_table_are_the_chosen_arm_then_the_others_by_capacity(page: Page) -> None:
-    table = Page(html(verified())).all("table")[-1]
+    table = Page(the_verified()).all("table")[-1]
     heads = [row.all("th")[0].text() for row in table.all("tbody")[0].all("tr")]
     assert [head.strip().split("\xa0")[1] for head in heads] == [
         "2 streams x 1 threadchosen",
@@ -220,7 +228,7 @@ def test_the_rows_of_the_table_are_the_chosen_arm_then_the_others_by_capacity(pa
 
 
 def test_figures_reasons_proof_and_machine_are_on_the_page() -> None:
-    read = Page(html(verified())).root.text()
+    read = Page(the_verified()).root.text()
     for told in (
         "37.4/s (35.5 to 39.3)",
         "gain of batch 4 is 1.04x, below 1.15x",
@@ -248,9 +256,18 @@ def test_without_a_profile_capacities_are_drawn_and_no_curve_is_claimed() -> Non
 
 
 def test_where_nothing_was_measured_nothing_is_drawn() -> None:
-    read = Page(html(planned_examples()[-1]))
+    read = Page(html(Planned(a_hint_decision(), None, 2)))
     assert "Nothing was measured, so there is nothing to draw." in read.root.text()
     assert not [svg for svg in read.all("svg") if "chart" in str(svg.attributes["class"])]
+
+
+def test_a_model_planned_by_rule_is_told_with_its_reasons_and_no_figures() -> None:
+    read = Page(html(*(each for each in planned_examples() if isinstance(each, ByRule))))
+    text = read.root.text()
+    assert "planned by rule" in text
+    assert "its latency and capacity here are unknown" in text
+    assert "PERFORMANCE_HINT" in text
+    assert not read.all("svg")
 
 
 def test_without_an_slo_the_curves_stand_alone() -> None:

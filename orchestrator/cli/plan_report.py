@@ -1,0 +1,89 @@
+"""Writes the report of `orch plan --report`: gathers decisions and profiles, and puts the page in its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cli import render
+from orchestrator.errors import Kind, OrchError
+
+if TYPE_CHECKING:
+    from orchestrator.cli.planning import Step
+    from orchestrator.planner.decision import Decision
+    from orchestrator.planner.plan import DeploymentPlan, ModelPlan
+    from orchestrator.planner.report import ByRule, Planned
+    from orchestrator.profiling.measurement import Profile
+
+
+def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = ()) -> None:
+    """Write the page about all steps to a file, whole or not at all; raise OrchError where it cannot be written.
+
+    Curves come from `profiles`, or where none are given from what this machine has stored.
+    """
+    from orchestrator.planner.report import machine_facts, report_html  # the planner brings pydantic
+
+    if path.is_dir():
+        hint = f"name the file: --report {path / 'plan.html'}"
+        raise OrchError(Kind.INVALID, "is a folder", where=str(path), hint=hint)
+    stored = _Profiles(profiles)
+    models = [
+        _told(step.plan, model, step.assembled.found.decisions.get(model.name), stored, several=len(found) > 1)
+        for step in found
+        for model in step.plan.models
+    ]
+    facts = machine_facts(found[0].assembled.facts.inventory) if found else ()
+    title = f"Plan of {', '.join(step.name for step in found)}"
+    _put(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
+    render.talk(f"wrote {path}")
+
+
+class _Profiles:
+    """Where profiles are looked up: the files given, else this machine's store."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def of(self, plan: DeploymentPlan, model: ModelPlan, decision: Decision) -> Profile | None:
+        """Return the profile that the decision was made from, None where it is not to be had."""
+        alike = [
+            profile
+            for profile in self._all(plan, model)
+            if (profile.model_sha256, profile.fingerprint) == (model.sha256, plan.fingerprint)
+        ]
+        fits = [profile for profile in alike if any(each.arm.key == decision.arm.key for each in profile.arms)]
+        return max(fits, key=lambda profile: (profile.cpus == plan.cpus, profile.measured), default=None)
+
+    def _all(self, plan: DeploymentPlan, model: ModelPlan) -> Iterable[Profile]:
+        from orchestrator.agent.paths import state_dir  # as above
+        from orchestrator.runner.measuring import stored_profiles
+        from orchestrator.runner.profiles import read_profiles
+
+        if self._files:
+            return [profile for file in self._files for profile in read_profiles(file)]
+        return stored_profiles(state_dir(os.environ), model.sha256, plan.fingerprint)
+
+
+def _told(
+    plan: DeploymentPlan, model: ModelPlan, decision: Decision | None, profiles: _Profiles, *, several: bool
+) -> Planned | ByRule:
+    from orchestrator.planner.report import ByRule, Planned  # as above
+
+    name = f"{plan.name}/{model.name}" if several else model.name
+    if decision is None:
+        return ByRule(model, name)
+    return Planned(decision, model.slo, plan.cpus, profiles.of(plan, model, decision), name)
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file by staging name, so that nobody ever sees half a page."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise OrchError(Kind.FAILED, f"cannot be written: {error.strerror}", where=str(path)) from None
