@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import planning, render
+from orchestrator.cli import plan_report, planning, render
 from orchestrator.cli.app import Files, TextOption, app, duration
 from orchestrator.cli.boundary import USAGE, trouble_exits
 from orchestrator.cli.light import LightCommand
@@ -84,6 +84,9 @@ def plan(
     write_profile: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write what was measured, to plan with on another machine.")
     ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page: latency against rate of every arm, and why.")
+    ] = None,
     output: TextOption = Text.TEXT,
 ) -> None:
     """Show how every model would be run, and why.
@@ -108,6 +111,8 @@ def plan(
     Example: orch plan deployments/quickstart.yaml
     """
     _check_options(check=check, locked=locked, replan=replan, write_lock=write_lock, inventory=inventory)
+    if report:
+        plan_report.check(Path(report))  # before a minute is spent on measuring
     manifests = read(files)
     wishes = Wishes(
         inventory=Path(inventory) if inventory else None,
@@ -126,6 +131,8 @@ def plan(
         planning.write_locks(steps)
     if write_profile:
         planning.write_profiles(steps, Path(write_profile))
+    if report:
+        plan_report.write_report(steps, Path(report), wishes.profiles)
     text = _explained if explain else _plans_text
     render.emit(_as_json(steps), output, lambda: text(steps, files))
 

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from orchestrator.profiling.measurement import Profile
 
 
+def check(path: Path) -> None:
+    """Raise OrchError where no file can be at the path."""
+    if path.is_dir():
+        hint = f"name the file: --report {path / 'plan.html'}"
+        raise OrchError(Kind.INVALID, "is a folder", where=str(path), hint=hint)
+    if not path.parent.is_dir():
+        raise OrchError(Kind.INVALID, "lies in a folder that is not there", where=str(path))
+
+
 def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = ()) -> None:
     """Write the page about all steps to a file, whole or not at all; raise OrchError where it cannot be written.
 
@@ -26,9 +35,6 @@ def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = (
     """
     from orchestrator.planner.report import machine_facts, report_html  # the planner brings pydantic
 
-    if path.is_dir():
-        hint = f"name the file: --report {path / 'plan.html'}"
-        raise OrchError(Kind.INVALID, "is a folder", where=str(path), hint=hint)
     stored = _Profiles(profiles)
     models = [
         _told(step.plan, model, step.assembled.found.decisions.get(model.name), stored, several=len(found) > 1)
