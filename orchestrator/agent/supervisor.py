@@ -29,6 +29,7 @@ READY_POLL_S = 0.1
 ADOPT_TIMEOUT_S = 10.0  # a worker may be compiling on all cores when a new agent asks
 DRAIN_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0  # to end, beyond the time to drain; and from SIGKILL on
+LOG_ENDS = "; its log ends:\n"
 GIVE_UP_LISTENING_S = 4.0  # clients wait in the backlog this long at most; in a crash loop they are refused
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Worker:
             case code:
                 how = f"ended with exit code {code}"
         tail = process.tail(self.paths.log, offset=self.log_offset)
-        return f"the worker (pid {self.identity.pid}) {how}" + (f"; its log ends:\n{tail}" if tail else "")
+        return f"the worker (pid {self.identity.pid}) {how}" + (f"{LOG_ENDS}{tail}" if tail else "")
 
 
 @dataclass(slots=True, eq=False)
@@ -257,7 +258,9 @@ class Supervisor:
         if delay_s > GIVE_UP_LISTENING_S:
             self._stop_listening(unit)
         when = f"starting it again in {delay_s:g} s" if delay_s else "starting it again"
-        self.note(unit.name, "Warning", "CrashLoop" if looping else "WorkerDied", f"{reason}\n{when}")
+        what, ends, tail = reason.partition(LOG_ENDS)
+        # The log comes last: a row of a table shows as much of it as there is room.
+        self.note(unit.name, "Warning", "CrashLoop" if looping else "WorkerDied", f"{what}; {when}{ends}{tail}")
         if delay_s:
             unit.restart = asyncio.create_task(self._restart_after(unit, delay_s))
         else:

@@ -166,7 +166,9 @@ class WorkerProcess:
         gc.freeze()
         self._watching = asyncio.create_task(self._watch())
         self._state = "Serving"
-        log.info("serving %s: http %s, grpc %s", self._start.plan.name, self._http_address(), self._grpc_address)
+        places = {"http": self._http_address(), "grpc": self._grpc_address}
+        at = ", ".join(f"{name} {address}" for name, address in places.items() if address)
+        log.info("serving %s: %s", self._start.plan.name, at)
         return True
 
     async def _listen(self) -> None:
@@ -291,7 +293,7 @@ class WorkerProcess:
             await forwarding
 
     def _note(self, item: admin.Json) -> None:
-        log.info("%s: %s %s", item["model"], item["phase"], item["message"])
+        log.info("%s: %s (%s)", item["model"], item["phase"], item["message"])
         if item["phase"] == "failed":
             self._monitor.event("Warning", "ChangeFailed", item["model"], item["message"])
         elif item["phase"] in ("swapped", "updated", "deleted"):

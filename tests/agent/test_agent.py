@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -128,8 +129,14 @@ def test_a_worker_that_dies_at_once_is_a_crash_loop_with_the_end_of_its_log(agen
     assert item["health"] == "Degraded"
     assert "out of luck" in item["conditions"][2]["message"]
     assert item["worker"]["restarts"] >= 2
-    reasons = {event["reason"] for event in agent.call("events", {"name": "shop", "after": 0, "limit": 100})["events"]}
-    assert {"WorkerDied", "CrashLoop", "RevisionFailed"} <= reasons
+    events = agent.call("events", {"name": "shop", "after": 0, "limit": 100})["events"]
+    assert {"WorkerDied", "CrashLoop", "RevisionFailed"} <= {event["reason"] for event in events}
+    died = next(event["message"] for event in events if event["reason"] == "WorkerDied")
+    first, *tail = died.splitlines()
+    assert re.fullmatch(
+        r"the worker \(pid \d+\) ended with exit code 7; starting it again( in [\d.]+ s)?; its log ends:", first
+    )
+    assert any("out of luck" in line for line in tail)
 
 
 def test_a_killed_worker_is_started_again_on_the_same_socket(agent: Agent) -> None:
