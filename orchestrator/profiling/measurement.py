@@ -115,6 +115,8 @@ class Profile(Facts):
     openvino: str
     cpus: int
     """Cores that the arms were given."""
+    shapes: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)
+    """Input shapes that the manifest gave, by name: with others it is another model."""
     resolution: float | None = None
     """Half-width of the ratio of the anchor arm to itself over rounds: differences below it are ties."""
     arms: tuple[ArmProfile, ...] = ()
