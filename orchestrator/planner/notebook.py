@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, simplicity
-from orchestrator.planner.capacity import Need, Service, capacity, observed_inflation, quantile
+from orchestrator.planner.capacity import LOAD_MAX, Need, Service, capacity, observed_inflation, quantile
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.steps import Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
@@ -48,7 +49,7 @@ class Notebook:
 
     @property
     def ambient(self) -> bool:
-        """Tell whether other load is there to stay."""
+        """Tell whether other load is there to stay, so that asking again for a quiet block is vain."""
         return evidence.ambient(self.all_profiles())
 
     def all_profiles(self) -> tuple[ArmProfile, ...]:
@@ -58,6 +59,10 @@ class Notebook:
     def measured(self) -> list[Arm]:
         """Return the arms that have blocks."""
         return [profile.arm for profile in self._profiles.values()]
+
+    def lacks(self, arm: Arm, concurrency: int) -> bool:
+        """Tell whether the arm never had a quiet block with so many under way."""
+        return all(block.host.tainted() for block in evidence.at(self._profiles[arm.key], concurrency))
 
     def has(self, arm: Arm) -> bool:
         """Tell whether the arm was measured."""
@@ -86,21 +91,26 @@ class Notebook:
     def service(self, arm: Arm) -> Service:
         """Return the arm's service times, with what proofs taught."""
         profile = self._profiles[arm.key]
-        anchor = self.anchor
-        factors = evidence.round_factors(self._profiles[anchor.key]) if anchor and self.ambient else None
         return evidence.service_of(
             profile,
             cpus=self.question.cpus,
             front_end_s=self.question.front_end_s,
             inflation=self._inflation.get(arm.key, 1.0),
-            factors=factors,
+            factors=self._factors(profile),
         )
+
+    def _factors(self, profile: ArmProfile) -> dict[int, float] | None:
+        """Return what puts the rounds on one footing, needed only where the arm never had a quiet block."""
+        anchor = self.anchor
+        if anchor is None or not all(block.host.tainted() for block in evidence.busy_blocks(profile)):
+            return None
+        return evidence.round_factors(self._profiles[anchor.key])
 
     def capacity(self, arm: Arm) -> Capacity:
         """Return the arm's capacity as far as it is known."""
         anchor = self.anchor
         blocks = len(self._profiles[arm.key].blocks)
-        footing = len(self._profiles[anchor.key].blocks) if anchor and self.ambient else 0
+        footing = len(self._profiles[anchor.key].blocks) if anchor and self._factors(self._profiles[arm.key]) else 0
         known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0))
         if known not in self._capacities:
             self._capacities[known] = capacity(self.service(arm), self._need, seed=self.question.seed)
@@ -225,22 +235,25 @@ class Notebook:
         """Return rows x D(1) / D(rows)."""
         return batched.batch * self.median_s(single) / self.median_s(batched)
 
-    def most_promising(self, single: Arm, probe: Arm, batched: Sequence[Arm]) -> Arm | None:
-        """Return the other batch whose predicted capacity beats all that was measured, None where none does.
+    def most_promising(self, single: Arm, probe: Arm, found: Sequence[Candidate]) -> Arm | None:
+        """Return the unmeasured batch whose predicted capacity beats all that was measured, None where none does.
 
-        The time of an inference is taken to grow by as much for each row (BentoML, Sponge).
+        Each row is taken to add as much as in the probe (BentoML, Sponge), whatever the streams.
         """
-        each_row = (self.median_s(probe) - self.median_s(single)) / (probe.batch - 1)
-        service, best, promising = self.service(probe), self.best_rate() * (1 + evidence.RESOLUTION_MIN), None
-        for arm in batched:
-            if arm.batch == probe.batch:
+        each_row = (self.median_s(probe) / self.median_s(single) - 1) / (probe.batch - 1)
+        best, promising = self.best_rate() * (1 + evidence.RESOLUTION_MIN), None
+        for candidate in found:
+            if not self.has(candidate.arm) or self.too_slow(candidate.arm):
                 continue
-            factor = (self.median_s(single) + (arm.batch - 1) * each_row) / self.median_s(probe)
-            if factor <= 0:
-                continue
-            per_s = capacity(replace(service, rows=arm.batch, inflation=factor), self._need, seed=1).per_s
-            if per_s > best:
-                best, promising = per_s, arm
+            service = self.service(candidate.arm)
+            for arm in candidate.batched:
+                factor = max(1.0, 1 + (arm.batch - 1) * each_row)
+                larger = replace(service, rows=arm.batch, inflation=service.inflation * factor)
+                if self.has(arm) or LOAD_MAX * larger.most_per_s <= best:
+                    continue
+                per_s = capacity(larger, self._need, seed=self.question.seed).per_s
+                if per_s > best:
+                    best, promising = per_s, arm
         return promising
 
     # Proofs.
@@ -260,6 +273,11 @@ class Notebook:
         for other in self.measured():
             factor = seen if other.key == arm.key else seen**0.5
             self._inflation[other.key] = self._inflation.get(other.key, 1.0) * factor
+
+    def undecided_rate(self, arm: Arm) -> float:
+        """Return the lowest rate of the arm that a proof left undecided, infinity where there is none."""
+        proofs = self._proofs.get(arm.key, ())
+        return min((proof.rate_per_s for proof in proofs if proof.verdict == "unverified"), default=math.inf)
 
     def disproved(self, arm: Arm) -> bool:
         """Tell whether a proof showed that the arm does not hold the rate that is asked for."""

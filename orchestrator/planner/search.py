@@ -13,8 +13,8 @@ at its best. Nothing is cut short so much that the budget has no room for the pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from random import Random
 
 from orchestrator.planner.arms import Candidate, by_key
@@ -36,10 +36,11 @@ BLOCK_S, BLOCK_MAX_S = 0.5, 1.5
 BLOCK_INFERENCES = 25  # that a block should hold: the median of a block then has a tenth of its spread
 STEP_OVERHEAD_S = 0.3  # of a block: warming up again, and asking
 PROOF_START_S = 3.0  # until the worker that is proved serves
+PROOF_SPARE = 1.5  # times the requests that suffice when none is late: room for one that is, and for chance
+PROOF_LEAST_S = 1.0  # less shows nothing
 PROOF_GAP_S = 0.2
 BATCH_PROBE = 4
 BATCH_PAYS = 1.15  # rows x D(1) / D(rows): below, batches only add latency
-HOPELESS = 1.0  # a lone median above the SLO: no percentile can hold
 DEMAND_SHARE = 0.95  # of a predicted capacity is what a proof may ask for
 
 Asking = Generator[Measure | Verify, Result, bool]
@@ -164,7 +165,7 @@ class Search:
             return 0.0
         fewest = the_test(question.need.percentile, 0.0, strict=question.strict).fewest
         rate = question.rate_per_s or max(self.notes.likely_rate(), 1e-9)
-        return min(0.5 * question.budget_s, PROOF_START_S + fewest / rate + BLOCKS * PROOF_GAP_S)
+        return min(0.5 * question.budget_s, PROOF_START_S + PROOF_SPARE * fewest / rate + BLOCKS * PROOF_GAP_S)
 
     def _first_blocks(self, arm: Arm) -> Asking:
         """Compile the arm with its first block, one inference at a time; then all requests at once."""
@@ -223,14 +224,18 @@ class Search:
         return (yield from self._block(self._measure(anchor, self.notes.slots(anchor), number)))
 
     def _ask_again(self) -> Asking:
-        """Ask for tainted blocks again, unless the machine is never quiet: then ratios within a round must do."""
+        """Ask for tainted blocks again; where the machine is never quiet, only until an arm has one quiet block."""
         for _ in range(AGAIN_MAX):
             again, self._again = self._again, []
             for step in again:
-                if not self.notes.ambient and self._left_s() > step.seconds and not self.notes.is_out(step.arm):
+                if self._left_s() > step.seconds and self._worth_again(step):
                     yield from self._block(step)
         self._again = []
         return True
+
+    def _worth_again(self, step: Measure) -> bool:
+        notes = self.notes
+        return not notes.is_out(step.arm) and (not notes.ambient or notes.lacks(step.arm, step.concurrency))
 
     def _prune(self) -> None:
         """Drop what cannot hold the SLO even unloaded, and what at its best cannot beat the best at its worst."""
@@ -253,8 +258,7 @@ class Search:
                 )
 
     def _batches(self) -> Asking:
-        """Probe a batch of four on the best arm; where it pays, try it and the size that promises most."""
-        self._prune()
+        """Probe a batch of four on the best arm; where it pays, try what promises most, as long as it promises more."""
         best = self.notes.best()
         candidate = next((each for each in self._found if best is not None and each.arm.key == best.key), None)
         if best is None or candidate is None or not candidate.batched or not self._may_compile():
@@ -267,9 +271,10 @@ class Search:
         if gain < BATCH_PAYS:
             self.notes.drop(probe, f"a batch of {probe.batch} pays {gain:.2f} times, less than {BATCH_PAYS:g}")
             return False
-        promising = self.notes.most_promising(best, probe, candidate.batched)
-        if promising is not None and self._may_compile():
-            yield from self._batch_blocks(promising, best)
+        while self._may_compile():
+            promising = self.notes.most_promising(best, probe, self._found)
+            if promising is None or not (yield from self._batch_blocks(promising, best)):
+                break
         return True
 
     def _may_compile(self) -> bool:
@@ -284,12 +289,15 @@ class Search:
             step = Measure(arm, 1, BLOCK_MAX_S, number) if first else self._measure(arm, 1, number)
             if not (yield from self._block(step)):
                 return False
+            if self.notes.too_slow(arm):
+                self.notes.drop_infeasible(arm)
+                return True
             yield from self._busy_block(arm, number)
             yield from self._anchor_block(rival, number)
         yield from self._ask_again()
         if self.notes.is_infeasible(arm):
             self.notes.drop_infeasible(arm)
-        return not self.notes.is_out(arm)
+        return True
 
     def _race(self) -> Asking:
         """Run the best two against each other, in turns, until they are apart or a tie."""
@@ -323,8 +331,7 @@ class Search:
             if arm is None:
                 break
             step = self._proof_of(arm, number)
-            if step.seconds <= 0:
-                reason = "the budget is spent"
+            if step.seconds < PROOF_LEAST_S:
                 break
             result = yield step
             if isinstance(result, Failed):
@@ -334,11 +341,17 @@ class Search:
             assert isinstance(result, Proof), "a proof was asked for"
             notes.learn(arm, result)
             verdict, reason = result.verdict, result.reason
-            if verdict != "rejected":
+            if verdict == "verified":
                 return notes.decide(verdict, arm, reason)
+            if verdict == "unverified" and not self._can_ask_less(arm, result):
+                break
         if not notes.contenders():
             return notes.failed(self._found)
         return notes.decide_unproved(verdict, reason)
+
+    def _can_ask_less(self, arm: Arm, proof: Proof) -> bool:
+        """Tell whether a lower rate is left to prove where the headroom's could neither be accepted nor rejected."""
+        return self._proof_rate(arm) < 0.99 * proof.rate_per_s
 
     def _to_prove(self) -> Arm | None:
         """Return the best arm that may still be proved, None where none may."""
@@ -351,17 +364,15 @@ class Search:
     def _proof_of(self, arm: Arm, number: int) -> Verify:
         question, notes = self.question, self.notes
         assert question.need is not None
-        service = notes.service(arm)
-        test = the_test(question.need.percentile, service.mean_s, strict=question.strict)
-        return Verify(
-            arm=arm,
-            rate_per_s=self._proof_rate(arm),
-            need=question.need,
-            test=replace(test, strict=question.strict),
-            seed=question.seed + number,
-            seconds=question.budget_s - notes.seconds - PROOF_START_S,
-            gap_s=max(PROOF_GAP_S, test.episode_s),
-        )
+        test = the_test(question.need.percentile, notes.service(arm).mean_s, strict=question.strict)
+        rate, gap_s = self._proof_rate(arm), max(PROOF_GAP_S, test.episode_s)
+        seconds = question.budget_s - notes.seconds - PROOF_START_S
+        if number + 1 < PROOFS_MAX and question.rate_per_s is not None and rate > question.rate_per_s:
+            # Leave room to prove the rate itself, if its headroom stays undecided.
+            least = PROOF_SPARE * test.fewest / question.rate_per_s + BLOCKS * gap_s
+            if seconds > 2 * least + PROOF_START_S:
+                seconds -= least + PROOF_START_S
+        return Verify(arm, rate, question.need, test, question.seed + number, seconds, gap_s)
 
     def _proof_rate(self, arm: Arm) -> float:
         """Return the rate to prove: with the headroom if that is within reach, never less than what is asked for.
@@ -369,9 +380,12 @@ class Search:
         Where no rate is asked for, what the prediction is sure of.
         """
         question, capacity = self.question, self.notes.capacity(arm)
-        likely = DEMAND_SHARE * capacity.per_s
+        undecided = self.notes.undecided_rate(arm)
+        likely = DEMAND_SHARE * min(capacity.per_s, undecided)
         if question.rate_per_s is None:
             return max(min(likely, capacity.low_per_s), 1e-3)
+        if undecided < math.inf:
+            return question.rate_per_s
         if question.need is not None and question.need.arrivals == "closed":
             return question.rate_per_s
         return min(question.rate_per_s * question.headroom, max(question.rate_per_s, likely))

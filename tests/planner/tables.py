@@ -1,4 +1,4 @@
-"""Made-up tables of two cores: a model by how fast it is on one thread, and how much a second one, or a batch, helps."""
+"""Made-up tables of two cores: how fast a model is on one thread, and how much a second one, or a batch, helps."""
 
 from __future__ import annotations
 
