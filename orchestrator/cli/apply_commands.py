@@ -130,13 +130,17 @@ def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) ->
     from orchestrator.cli.progress import progress  # only long work shows any
 
     socket = control.agent(start=True)
-    with progress() as show:
-        for kind, value in control.follow(socket, "apply", params, timeout_s=silence_s):
-            if kind == "result":
-                return value
-            applying.told(value)
-            if "phase" in value:
-                show(value)
+    try:
+        with progress() as show:
+            for kind, value in control.follow(socket, "apply", params, timeout_s=silence_s):
+                if kind == "result":
+                    return value
+                applying.told(value)
+                if "phase" in value:
+                    show(value)
+    except KeyboardInterrupt:
+        render.talk("the agent goes on with it; orch status shows how far it is")
+        raise
     raise AssertionError("follow() ends in a result or raises")
 
 
@@ -173,10 +177,15 @@ def delete(
 
     socket = control.agent()
     deleted: list[str] = []
-    with progress() as show:
-        for kind, value in control.follow(socket, "delete", {"names": names}, timeout_s=DELETE_S):
-            if kind == "result":
-                deleted = value["deleted"]
-            elif "phase" in value:
-                show(value)
+    try:
+        with progress() as show:
+            for kind, value in control.follow(socket, "delete", {"names": names}, timeout_s=DELETE_S):
+                if kind == "result":
+                    deleted = value["deleted"]
+                elif "phase" in value:
+                    show(value)
+    except OrchError as error:
+        if error.kind is Kind.NOT_FOUND and len(names) > 1:
+            render.talk("nothing was deleted")
+        raise
     render.out("".join(f"{name} deleted\n" for name in deleted))

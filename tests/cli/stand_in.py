@@ -18,7 +18,7 @@ from orchestrator.serving import admin
 
 ROOT = Path(__file__).parents[2]
 Script = Mapping[str, Any]
-"""By method: the result, an OrchError, or a list of progress messages with one of these at its end."""
+"""By method: the result, an OrchError, `...` for never, or a list of progress messages with one of these at its end."""
 VERSION = {"version": "0.1.0", "pid": 1, "started": "2026-03-01T09:00:00Z", "state_dir": "/state"}
 
 
@@ -43,6 +43,8 @@ class StandIn:
             messages = answer if isinstance(answer, list) else [answer]
             for message in messages[:-1]:
                 await progress(message)
+            if messages[-1] is ...:
+                await asyncio.Event().wait()
             if isinstance(messages[-1], OrchError):
                 raise messages[-1]
             return messages[-1]

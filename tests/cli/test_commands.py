@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -187,6 +188,19 @@ def test_an_apply_that_fails_in_part_says_what_was_done_and_exits_1(home: Path) 
     assert ran.stderr.endswith("error: two/door: does not compile\nhint: orch logs two\n")
 
 
+def test_ctrl_c_in_an_apply_says_that_the_agent_goes_on(home: Path) -> None:
+    with stand_in(home, {"apply": [phase("starting", "starting the worker"), ...]}):
+        command = [sys.executable, "-m", "orchestrator.cli", "apply", QUICKSTART]
+        environ = {**os.environ, "ORCH_HOME": str(home)}
+        with subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as applying:
+            assert applying.stderr is not None
+            assert applying.stderr.readline() == "quickstart: starting (starting the worker)\n"
+            applying.send_signal(signal.SIGINT)
+            _, told = applying.communicate(timeout=20)
+    assert applying.returncode == 130
+    assert told == "the agent goes on with it; orch status shows how far it is\ninterrupted\n"
+
+
 def test_a_wrong_manifest_never_reaches_the_agent(home: Path) -> None:
     with stand_in(home, {"apply": {}}) as agent:
         assert agent.orch("apply", "-", stdin=BAD).returncode == 1
@@ -206,6 +220,14 @@ def test_delete_tells_what_is_gone(home: Path) -> None:
         assert (ran.returncode, ran.stdout) == (0, "quickstart deleted\n")
         assert ran.stderr == "quickstart: draining (finishing what it has)\n"
         assert agent.asked("delete") == [{"names": ["quickstart"]}]
+
+
+def test_one_wrong_name_deletes_nothing_and_that_is_said(home: Path) -> None:
+    wrong = OrchError(Kind.NOT_FOUND, "there is no deployment 'shpo'", hint="orch status lists those that run")
+    with stand_in(home, {"delete": wrong}) as agent:
+        said = "error: there is no deployment 'shpo'\nhint: orch status lists those that run\n"
+        assert agent.orch("delete", "shpo").stderr == said
+        assert agent.orch("delete", "shop", "shpo").stderr == "nothing was deleted\n" + said
 
 
 def event(seq: int, message: str) -> dict[str, object]:
