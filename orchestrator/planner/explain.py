@@ -54,6 +54,13 @@ def interval(capacity: Capacity) -> str:
     return f"{rate(capacity.per_s)} ({figure(capacity.low_per_s)} to {figure(capacity.high_per_s)})"
 
 
+def observed_s(proof: Proof, percentile: float) -> float | None:
+    """Return the percentile of the answers' latency, from samples or what a lock keeps of them; None if neither."""
+    if proof.latency_s:
+        return quantile(proof.latency_s, percentile / 100)
+    return proof.percentiles_s.get(f"p{percentile:g}")
+
+
 def _not_measured(decision: Decision) -> tuple[str, ...]:
     arm = decision.arm
     by = "as OpenVINO's hint has it" if arm.expression == "hint" else "as stated"
@@ -201,10 +208,9 @@ def _run(proof: Proof, slo: SloPlan, rate_per_s: float | None) -> str:
         at += f" ({proof.rate_per_s / rate_per_s:.2f} times the {rate(rate_per_s)} asked for)"
     text = f"at {at}, {proof.misses} of {_counted(proof.sent, 'request')} missed {duration(slo.latency_s)}"
     text += f" in an open loop ({proof.arrivals}) through the served path"
-    if proof.latency_s:
-        named = f"p{slo.percentile:g}"
-        text += f"; median {duration(quantile(proof.latency_s, 0.5))}, {named} "
-        text += duration(quantile(proof.latency_s, slo.percentile / 100))
+    median, tail = observed_s(proof, 50), observed_s(proof, slo.percentile)
+    if median is not None and tail is not None:
+        text += f"; median {duration(median)}, p{slo.percentile:g} {duration(tail)}"
     return text + "."
 
 

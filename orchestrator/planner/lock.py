@@ -11,6 +11,7 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.fingerprint import deciding_facts, fingerprint
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment, ModelSpec
+from orchestrator.planner.capacity import quantile
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.modes import to_decide
 from orchestrator.planner.plan import Frozen, digest
@@ -40,8 +41,6 @@ class LockedModel(Frozen):
     asked: dict[str, Any]
     """What of the manifest decided it."""
     valid_while: ValidWhile
-    proof_latency_s: dict[str, float] | None = None
-    """Percentiles of the proof's answers; the samples themselves are not kept here."""
     decision: Decision
 
 
@@ -97,17 +96,18 @@ class Drift:
     hint: str
 
 
+PERCENTILES = (50, 90, 95, 99, 99.9)  # kept of a proof
 AGAIN = "plan anew and review the difference: orch plan --write-lock"
 
 
 def settled(decision: Decision) -> Decision:
-    """Return the decision as a lock gives it back: figures rounded, samples of the proof left out.
+    """Return the decision as a lock gives it back: figures rounded, the proof's samples summed up as percentiles.
 
     Every plan is made of settled decisions, so that it has the same digest with the lock as without.
     """
     data = decision.model_dump()
     if data["proof"] is not None:
-        data["proof"]["latency_s"] = ()
+        data["proof"] |= _summed_up(data["proof"])
     return Decision.model_validate(_rounded(data))
 
 
@@ -150,7 +150,6 @@ def _locked_model(spec: ModelSpec, decision: Decision) -> LockedModel:
     return LockedModel(
         asked=asked_of(spec),
         valid_while=_valid_while(decision),
-        proof_latency_s=_proof_latency(decision),
         decision=settled(decision),
     )
 
@@ -180,12 +179,11 @@ def _valid_while(decision: Decision) -> ValidWhile:
     return ValidWhile(words=words, rate_per_s=rate, service_s=service_s)
 
 
-def _proof_latency(decision: Decision) -> dict[str, float] | None:
-    if decision.proof is None or not decision.proof.latency_s:
-        return None
-    ranked = sorted(decision.proof.latency_s)
-    last = len(ranked) - 1
-    return {f"p{share}": _rounded(ranked[round(last * share / 100)]) for share in (50, 95, 99)}
+def _summed_up(proof: Mapping[str, Any]) -> dict[str, Any]:
+    samples = proof["latency_s"]
+    if not samples:
+        return {}
+    return {"latency_s": (), "percentiles_s": {f"p{each:g}": quantile(samples, each / 100) for each in PERCENTILES}}
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from orchestrator.planner.chart import Drawing, Series, chart, shape
 from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision
 from orchestrator.planner.evidence import busy_blocks
-from orchestrator.planner.explain import duration, explain, figure, interval, rate
+from orchestrator.planner.explain import duration, explain, figure, interval, observed_s, rate
 from orchestrator.planner.plan import ModelPlan, SloPlan
 from orchestrator.planner.report_style import style
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
@@ -302,9 +302,8 @@ def _ceiling_s(model: Planned) -> float:
 
 def _observed(model: Planned) -> Point | None:
     proof = model.decision.proof
-    if proof is None or not proof.latency_s or model.slo is None:
-        return None
-    return Point(proof.rate_per_s, quantile(proof.latency_s, model.slo.percentile / 100))
+    seen = observed_s(proof, model.slo.percentile) if proof and model.slo else None
+    return None if proof is None or seen is None else Point(proof.rate_per_s, seen)
 
 
 def _figure(ident: str, model: Planned, rows: Sequence[_Row]) -> str:
@@ -421,9 +420,9 @@ def _proof(proof: Proof | None, slo: SloPlan | None) -> str:
     if proof is None:
         return "<h3>Proof</h3>\n<p>None: no open-loop run was made through the served path.</p>"
     latencies = [
-        (f"p{percentile:g} observed", duration(quantile(proof.latency_s, percentile / 100)))
+        (f"p{percentile:g} observed", duration(seen))
         for percentile in sorted({50.0, 95.0, slo.percentile if slo else PERCENTILE})
-        if proof.latency_s
+        if (seen := observed_s(proof, percentile)) is not None
     ]
     facts = [
         ("Verdict", proof.verdict),

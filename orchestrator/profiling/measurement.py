@@ -141,6 +141,8 @@ class Proof(Facts):
     """Answers later than the SLO, refusals and failures."""
     latency_s: tuple[float, ...]
     """Of the answered, sampled down to SAMPLES_MAX, in order of arrival."""
+    percentiles_s: dict[str, float] = Field(default_factory=dict)
+    """Of `latency_s`, by p50, p95 and so on, where the samples themselves are not kept."""
     late_sends: int = 0
     """Requests that the generator itself sent more than 2 ms late."""
     generator_cpu: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.planner.explain import duration, explain, figure, rate
+from orchestrator.planner.lock import settled
 from orchestrator.planner.report import Planned
 from orchestrator.profiling.measurement import Host
 from tests.builders_decision import (
@@ -117,6 +118,14 @@ def test_the_reason_of_the_search_is_told_where_nothing_was_run() -> None:
     decision = a_decision(verdict="unverified", proof=None, reason="planned by prediction, not proved")
     said = explain(decision, an_slo(), 25.0, 2)
     assert "Not verified: planned by prediction, not proved; the capacity is a prediction." in said
+
+
+def test_a_lock_tells_of_the_proof_what_its_samples_told() -> None:
+    fresh, kept = a_decision(), settled(a_decision())
+    assert kept.proof is not None
+    assert not kept.proof.latency_s
+    told = [next(each for each in explain(one, an_slo(), 25.0, 2) if "Verified" in each) for one in (fresh, kept)]
+    assert told[0] == told[1]
 
 
 def test_a_speed_up_that_no_threads_could_reach_is_not_asked_for() -> None:
