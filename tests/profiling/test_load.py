@@ -6,12 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from http_stand_in import StandIn
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.profiling.children import LoadChild
 from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 from orchestrator.scheduling.arrivals import arrivals
+from tests.profiling.http_stand_in import StandIn
 
 
 @pytest.fixture
