@@ -69,6 +69,7 @@ class Api:
             prune=bool(params.get("prune", False)),
             timeout_s=float(params.get("timeout_s") or APPLY_TIMEOUT_S),
             plan=params.get("plan"),
+            locked=bool(params.get("locked", False)),
         )
         return await self._detached(lambda report: self.reconciler.apply(asked, report), progress)
 

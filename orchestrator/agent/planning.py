@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator.agent.paths import state_dir
 from orchestrator.agent.store import Origin
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.plan import DeploymentPlan, digest
@@ -32,11 +34,34 @@ class Wanted:
         return self.document.deployment.metadata.name
 
 
+def never() -> bool:
+    """Return that nobody gave up."""
+    return False
+
+
+def silent(_deployment: str, _model: str | None, _phase: str, _message: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a plan is to be found; its functions may be called from any thread."""
+
+    locked: bool = False
+    """Refuse what no lock holds."""
+    measures: bool = False
+    """Measure what neither a lock nor the memory holds; else it is planned by rule."""
+    tell: Callable[[str, str | None, str, str], None] = silent
+    """Takes deployment, model, phase and message while something is measured."""
+    given_up: Callable[[], bool] = never
+    """Tell whether measuring shall end at once."""
+
+
 class Planner(Protocol):
     """Plans documents for this machine; blocks, so it runs in a thread."""
 
     def __call__(
-        self, documents: Sequence[Document], running: Mapping[str, DeploymentPlan]
+        self, documents: Sequence[Document], running: Mapping[str, DeploymentPlan], asking: Asking, /
     ) -> list[DeploymentPlan | OrchError]:
         """Return a plan, or why there is none, for each document; `running` are the deployments that exist."""
 
@@ -62,7 +87,9 @@ def read(texts: Sequence[Mapping[str, Any]]) -> tuple[Wanted, ...]:
                 what = f"metadata.name: the deployment name {name!r} is taken, first in {wanted[name].origin.path}"
                 problems.append(Problem(what, text["name"], "give each deployment its own name"))
             problems += check_sources(document)
-            wanted[name] = Wanted(document, origin_of(document, text["name"]))
+            origin = origin_of(document, text["name"])
+            path = Path(origin.path) if Path(origin.path).is_absolute() else None
+            wanted[name] = Wanted(replace(document, path=path), origin)
     if problems:
         raise OrchError(Kind.INVALID, problems)
     return tuple(wanted.values())
@@ -76,16 +103,32 @@ def origin_of(document: Document, name: str) -> Origin:
 
 
 def plan_on_this_machine(
-    documents: Sequence[Document], running: Mapping[str, DeploymentPlan]
+    documents: Sequence[Document], running: Mapping[str, DeploymentPlan], asking: Asking, /
 ) -> list[DeploymentPlan | OrchError]:
-    """Plan with what OpenVINO says of this machine and the models, asked in a process of its own."""
+    """Plan with what OpenVINO says of this machine and the models, asked and measured in processes of their own."""
     from orchestrator.runner.assemble import assemble_each, claims_of, cores_of  # an idle agent plans nothing
+    from orchestrator.runner.decide import Policy
+    from orchestrator.runner.locks import Memory, read_beside
+    from orchestrator.runner.measuring import measuring
 
     names = {document.deployment.metadata.name for document in documents}
     others = {name: plan for name, plan in running.items() if name not in names}
-    timeout_s = PROBE_TIMEOUT_S
+    state = state_dir(os.environ)
+    policy = Policy(
+        locks=read_beside(documents),
+        memory=Memory(state / "decisions"),
+        measure=measuring(state) if asking.measures else None,
+        locked=asking.locked,
+        tell=asking.tell,
+        cancelled=asking.given_up,
+    )
     found = assemble_each(
-        documents, inventory=None, timeout_s=timeout_s, keep=cores_of(running), others=claims_of(others)
+        documents,
+        inventory=None,
+        timeout_s=PROBE_TIMEOUT_S,
+        keep=cores_of(running),
+        others=claims_of(others),
+        policy=policy,
     )
     return [each if isinstance(each, OrchError) else each.plan for each in found]
 

@@ -6,6 +6,7 @@ import asyncio
 import enum
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from orchestrator.agent import listener, paths, planning
-from orchestrator.agent.planning import Planner, Wanted, merge
+from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
 from orchestrator.agent.supervisor import Supervisor, Unit, Worker, gone
 from orchestrator.errors import Kind, OrchError, Problem
@@ -103,6 +104,8 @@ class Apply:
     timeout_s: float = APPLY_TIMEOUT_S
     plan: str | None = None
     """Digest of the plan that the caller saw; another one is refused."""
+    locked: bool = False
+    """Refuse what the locks beside the manifests do not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,8 @@ class Reconciler:
         wanted = await asyncio.to_thread(planning.read, asked.documents)
         async with self.turn(report, deadline):
             report({"deployment": None, "model": None, "phase": "planning", "message": _planning_message(wanted)})
-            plans = await self._plan(wanted, asked.plan)
+            asking = Asking(asked.locked, measures=True, tell=_from_any_thread(report))
+            plans = await self._plan(wanted, asked.plan, asking, deadline)
             outcomes, errors = [], []
             for one, plan in zip(wanted, plans, strict=True):
                 try:
@@ -168,9 +172,10 @@ class Reconciler:
             raise merge(errors, Kind.FAILED if len(errors) > 1 else None)
         return {"deployments": outcomes, "pruned": pruned}
 
-    async def _plan(self, wanted: Sequence[Wanted], expected: str | None) -> list[DeploymentPlan]:
-        running = {record.name: record.applied for record in self._store.deployments() if record.applied is not None}
-        found = await asyncio.to_thread(self._planner, [one.document for one in wanted], running)
+    async def _plan(
+        self, wanted: Sequence[Wanted], expected: str | None, asking: Asking, deadline: float
+    ) -> list[DeploymentPlan]:
+        found = await self._planned(wanted, asking, deadline)
         errors = [plan for plan in found if isinstance(plan, OrchError)]
         if errors:
             raise merge(errors)
@@ -179,6 +184,23 @@ class Reconciler:
             what = f"the plan is {planning.together(plans)} now, not {expected}: machine, models or manifests changed"
             raise OrchError(Kind.CONFLICT, what, hint="look at orch diff again, then apply the new plan")
         return plans
+
+    async def _planned(
+        self, wanted: Sequence[Wanted], asking: Asking, deadline: float
+    ) -> list[DeploymentPlan | OrchError]:
+        """Plan in a thread; what it measures ends soon after the deadline, or after the agent is asked to stop."""
+        running = {record.name: record.applied for record in self._store.deployments() if record.applied is not None}
+        given_up = threading.Event()
+        asking = replace(asking, given_up=given_up.is_set)
+        work = asyncio.to_thread(self._planner, [one.document for one in wanted], running, asking)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await work
+        except TimeoutError:
+            hint = "apply with a longer --timeout, or state a shorter planning.budget"
+            raise OrchError(Kind.DEADLINE, "planning did not end in time", hint=hint) from None
+        finally:
+            given_up.set()
 
     async def _apply_one(self, one: Wanted, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
         record = self._store.deployment(one.name)
@@ -422,7 +444,9 @@ class Reconciler:
         text = {"text": record.origin.manifest, "name": record.origin.path, "base": record.origin.base}
         try:
             wanted = await asyncio.to_thread(planning.read, [text])
-            plan = (await self._plan([one for one in wanted if one.name == record.name], None))[0]
+            deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
+            # Nobody waits for this one to be measured: it is to serve again.
+            plan = (await self._plan([one for one in wanted if one.name == record.name], None, Asking(), deadline))[0]
         except (OrchError, IndexError) as error:
             self._supervisor.note(record.name, "Warning", "NotPlanned", f"the plan before is used: {error}")
             return
@@ -456,6 +480,18 @@ async def _ends_within(worker: Worker, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _from_any_thread(report: Report) -> Callable[[str, str | None, str, str], None]:
+    """Return what reports, from whichever thread, on the loop of the caller."""
+    loop = asyncio.get_running_loop()
+
+    def tell(deployment: str, model: str | None, phase: str, message: str) -> None:
+        line = {"deployment": deployment, "model": model, "phase": phase, "message": message}
+        with suppress(RuntimeError):  # the loop has ended, and with it who listened
+            loop.call_soon_threadsafe(report, line)
+
+    return tell
 
 
 def nobody(_progress: Json) -> None:

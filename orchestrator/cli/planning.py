@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,8 @@ from orchestrator.errors import Kind, OrchError
 
 if TYPE_CHECKING:
     from orchestrator.inventory.device import Inventory
-    from orchestrator.manifest.load import Document, Manifests
+    from orchestrator.manifest.load import Manifests
     from orchestrator.planner.diff import Change
-    from orchestrator.planner.lock import Lock
     from orchestrator.planner.modes import Mode
     from orchestrator.planner.plan import DeploymentPlan
     from orchestrator.runner.assemble import Assembled
@@ -90,16 +89,16 @@ def policy(manifests: Manifests, wishes: Wishes, tell: Tell) -> Policy:
     """Return how decisions are found for a command of this process."""
     from orchestrator.agent.paths import state_dir  # as above
     from orchestrator.runner.decide import Policy
-    from orchestrator.runner.locks import Memory
+    from orchestrator.runner.locks import Memory, read_beside
     from orchestrator.runner.measuring import measuring
     from orchestrator.runner.profiles import from_profiles, read_profiles
 
     here = wishes.inventory is None and not wishes.profiles
     state = state_dir(os.environ)
     profiles = [profile for path in wishes.profiles for profile in read_profiles(path)]
-    measure = measuring(state) if here else from_profiles(profiles)
+    measure = measuring(state, fresh=wishes.replan) if here else from_profiles(profiles)
     return Policy(
-        locks=locks(manifests.documents),
+        locks=read_beside(manifests.documents),
         memory=Memory(state / "decisions") if here else None,
         measure=measure if wishes.measures else None,
         locked=wishes.locked,
@@ -108,15 +107,6 @@ def policy(manifests: Manifests, wishes: Wishes, tell: Tell) -> Policy:
         budget_s=wishes.budget_s,
         tell=tell,
     )
-
-
-def locks(documents: Sequence[Document]) -> Mapping[str, Lock]:
-    """Return the lock beside each document's file, by deployment; raise OrchError for one that cannot be read."""
-    from orchestrator.runner.locks import lock_path, read_lock  # as above
-
-    read = {path: read_lock(lock_path(path)) for path in {each.path for each in documents} if path is not None}
-    found = {each.deployment.metadata.name: read[each.path] for each in documents if each.path is not None}
-    return {name: lock for name, lock in found.items() if lock is not None}
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.manifest.load import Document
 from orchestrator.planner.lock import Lock
 from orchestrator.planner.lock_text import SUFFIX, from_yaml, lock_name, to_yaml
 
@@ -32,6 +34,13 @@ def read_lock(path: Path) -> Lock | None:
         what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise OrchError(Kind.INVALID, what, where=str(path)) from None
     return from_yaml(text, str(path))
+
+
+def read_beside(documents: Sequence[Document]) -> Mapping[str, Lock]:
+    """Return the lock beside each document's file, by deployment; raise OrchError for one that cannot be read."""
+    read = {path: read_lock(lock_path(path)) for path in {each.path for each in documents} if path is not None}
+    found = {each.deployment.metadata.name: read[each.path] for each in documents if each.path is not None}
+    return {name: lock for name, lock in found.items() if lock is not None}
 
 
 def write_lock(path: Path, lock: Lock) -> bool:

@@ -50,6 +50,14 @@ def read_profiles(path: Path) -> tuple[Profile, ...]:
         raise OrchError(Kind.INVALID, problems[:20]) from None
 
 
+def read_profile(path: Path) -> Profile | None:
+    """Return the one profile in a file of the store, None where it cannot be read."""
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 def write_profiles(path: Path, profiles: Iterable[Profile]) -> None:
     """Write the profiles to a file; raise OrchError where it cannot be written."""
     ordered = sorted(profiles, key=lambda profile: (profile.fingerprint, profile.model_sha256, profile.cpus))
@@ -81,10 +89,13 @@ def _predicted(ask: Ask, spec: ModelSpec, profiles: Sequence[Profile]) -> Decisi
         arm
         for profile in profiles
         if (profile.model_sha256, profile.fingerprint, profile.cpus) == (info.sha256, here, ask.cpus)
+        and {name: list(dims) for name, dims in profile.shapes.items()} == spec.shapes
         for arm in profile.arms
     ]
     if not stored:
         return None
     question = question_of(spec, info, cpus=ask.cpus, budget_s=ask.budget_s, predict=True)
-    step = Search(question, candidates(spec, info, ask.inventory, cpus=ask.cpus), stored).next()
+    step = Search(
+        question, candidates(spec, info, ask.inventory, cpus=ask.cpus, own_cores=ask.cores is not None), stored
+    ).next()
     return step.decision if isinstance(step, Finish) else None

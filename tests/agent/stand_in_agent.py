@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.agent.__main__ import run
+from orchestrator.agent.planning import Asking
 from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.load import Document
 from orchestrator.manifest.spec import ModelSpec
@@ -17,9 +19,19 @@ WORKER = (sys.executable, str(Path(__file__).with_name("stand_in_worker.py")))
 
 
 def copy_manifests(
-    documents: Sequence[Document], running: Mapping[str, DeploymentPlan]
+    documents: Sequence[Document], running: Mapping[str, DeploymentPlan], asking: Asking, /
 ) -> list[DeploymentPlan | OrchError]:
-    return [_plan(document) for document in documents]
+    return [_measured(document, asking) or _plan(document) for document in documents]
+
+
+def _measured(document: Document, asking: Asking) -> OrchError | None:
+    """Do as if a model were measured that says so: until somebody gives up where it is to take for ever."""
+    for model in document.deployment.spec.models:
+        if "MEASURED" in model.properties and asking.measures:
+            asking.tell(document.deployment.metadata.name, model.name, "measuring", f"locked: {asking.locked}")
+            while model.properties["MEASURED"] == "for ever" and not asking.given_up():
+                time.sleep(0.01)
+    return None
 
 
 def _plan(document: Document) -> DeploymentPlan | OrchError:

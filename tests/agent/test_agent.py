@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -298,6 +299,34 @@ def test_an_apply_that_is_not_ready_in_time_fails_and_says_that_it_goes_on(agent
     assert caught.value.kind is Kind.DEADLINE
     assert agent.item()["worker"]["pid"] is not None
     assert agent.apply(manifest())["deployments"][0]["ok"]
+
+
+def measured(text: str) -> str:
+    return manifest().replace('STAND_IN: ""', f'MEASURED: "{text}"')
+
+
+def test_what_is_measured_is_told_while_it_is_and_locked_reaches_the_planner(agent: Agent) -> None:
+    request = agent.request(measured("at once"), locked=True)
+    lines = [line for _, line in admin.stream(agent.layout.socket, "apply", request, timeout_s=20)]
+    told = [line["message"] for line in lines if line.get("phase") == "measuring"]
+    assert told == ["locked: True"]
+    assert lines[-1]["deployments"][0]["ok"] is True
+
+
+def test_measuring_that_does_not_end_is_given_up_and_what_serves_goes_on(agent: Agent) -> None:
+    agent.apply(manifest())
+    before = agent.item()["worker"]["pid"]
+    with pytest.raises(OrchError, match="planning did not end in time"):
+        agent.apply(measured("for ever"), timeout_s=0.3)
+    assert agent.item()["worker"]["pid"] == before
+    assert agent.apply(manifest(limit=9))["deployments"][0]["ok"] is True, "the next one has its turn"
+
+
+def test_an_agent_that_is_stopped_while_it_measures_ends(agent: Agent) -> None:
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(measured("for ever")), timeout_s=20)
+    assert any(line.get("phase") == "measuring" for _, line in itertools.islice(lines, 2))
+    assert agent.end(signal.SIGTERM) == 0
+    lines.close()
 
 
 def test_delete_ends_the_worker_and_forgets_the_deployment(agent: Agent) -> None:
