@@ -170,7 +170,7 @@ def _frame(drawing: Drawing, *, narrow: bool) -> Frame:
     most = max(rates, default=0.0) or drawing.asked_per_s or 1.0
     if drawing.asked_per_s and drawing.asked_per_s <= ASKED_BEYOND * most:
         most = max(most, drawing.asked_per_s)
-    sizes = (360, 350, 46, 10, 30, 46, 13) if narrow else (1040, 460, 62, 18, 34, 50, 14)
+    sizes = (360, 350, 46, 10, 30, 46, 13) if narrow else (1040, 470, 66, 20, 36, 52, 15)
     return Frame(*sizes, names=not narrow, most_per_s=1.06 * most, ceiling_s=drawing.ceiling_s)
 
 

@@ -135,8 +135,8 @@ td.properties { min-width: 212px; padding-right: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 .facts.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+@media screen and (max-width: 860px) { svg.wide { display: none; } svg.narrow { display: block; } }
 @media screen and (max-width: 760px) {
-  svg.wide { display: none; } svg.narrow { display: block; }
   table.stack thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table.stack, table.stack tbody, table.stack caption { display: block; }
   table.stack tr { display: grid; grid-template-columns: 1fr; border-top: 2px solid var(--edge); padding: 6px 0; }
