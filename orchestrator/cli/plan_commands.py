@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -230,8 +231,9 @@ def _digest(steps: Sequence[Step]) -> str:
 def _plans_text(steps: Sequence[Step], files: Sequence[str]) -> str:
     from orchestrator.planner.text import plan_to_text  # as above
 
-    named = " ".join(files)
-    return "\n".join(plan_to_text(step.plan, step.changes, file=named) for step in steps)
+    named = shlex.join(files)
+    text = "\n".join(plan_to_text(step.plan, step.changes, file=named) for step in steps)
+    return text if len(steps) == 1 else f"{text}\n{_closing(steps, files)}"
 
 
 def _explained(steps: Sequence[Step], _files: Sequence[str]) -> str:
@@ -259,16 +261,24 @@ _ORIGINS = {
 
 def _changes_text(steps: Sequence[Step], files: Sequence[str]) -> str:
     """Return one line for each change, and at the end how to apply exactly this."""
-    from orchestrator.planner.text import changes_to_text, summary  # as above
+    from orchestrator.planner.text import changes_to_text  # as above
 
     changes = [replace(change, model=_full_name(step.name, change)) for step in steps for change in step.changes]
     if not any(step.acts for step in steps):
         return ""
-    counts = summary(change for step in steps for change in step.changes)
+    return f"{changes_to_text(changes, unchanged=False)}{_closing(steps, files)}"
+
+
+def _closing(steps: Sequence[Step], files: Sequence[str]) -> str:
+    """Return what names all plans together, what happens, and how to apply exactly this where anything does."""
+    from orchestrator.planner.text import summary  # as above
+
+    line = f"Plan {_digest(steps)}: {summary(change for step in steps for change in step.changes)}."
+    if not any(step.acts for step in steps):
+        return f"{line}\n"
     # What is still to be measured has another plan afterwards.
     sure = not any(step.assembled.found.missing for step in steps)
-    apply = f"Apply with: orch apply {' '.join(files)}" + (f" --plan {_digest(steps)}" if sure else "")
-    return f"{changes_to_text(changes, unchanged=False)}Plan {_digest(steps)}: {counts}. {apply}\n"
+    return f"{line} Apply with: orch apply {shlex.join(files)}" + (f" --plan {_digest(steps)}\n" if sure else "\n")
 
 
 def _full_name(deployment: str, change: Change) -> str:

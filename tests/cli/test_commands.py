@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -333,6 +334,21 @@ def test_plan_and_diff_agree_and_the_same_input_gives_the_same_bytes(home: Path)
         assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
         assert agent.orch("apply", QUICKSTART, "--dry-run").stdout == "nothing changes\n"
         assert agent.asked("apply") == []
+
+
+def test_a_plan_of_several_deployments_ends_with_what_names_them_all(home: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("one file.yaml", "two.yaml")]
+    for index, file in enumerate(files):
+        text = (
+            (ROOT / QUICKSTART).read_text().replace("models/digits.onnx", str(ROOT / "deployments/models/digits.onnx"))
+        )
+        text = text.replace("name: quickstart", f"name: d{index}").replace("800", f"81{index}")
+        Path(file).write_text(text)
+    with stand_in(home, {"plans": {}}) as agent:
+        digest = as_json(agent.orch("plan", *files, "-o", "json").stdout)["digest"]
+        apply = f"Apply with: orch apply {shlex.join(files)} --plan {digest}"
+        assert agent.orch("plan", *files).stdout.splitlines()[-1] == f"Plan {digest}: 2 create. {apply}"
+        assert agent.orch("diff", *files).stdout.splitlines()[-1] == f"Plan {digest}: 2 create. {apply}"
 
 
 def test_a_plan_for_another_machine_reads_the_models_here(home: Path) -> None:
