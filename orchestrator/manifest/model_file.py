@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # load imports this module
     from orchestrator.manifest.load import Document
     from orchestrator.manifest.spec import ModelSpec
 
+FOLDER_HINT = "name a file; a SavedModel folder is converted with ovc first"
 Fault = tuple[str, str | None]
 """What is wrong with a file, and the hint."""
 
@@ -28,13 +29,13 @@ def check_sources(document: Document) -> list[Problem]:
     problems = []
     for index, model in enumerate(document.deployment.spec.models):
         path = resolve_source(document, model)
-        fault, key = _unusable(path) or _unweighted(path), "source"
+        fault, key = _unusable(path, FOLDER_HINT) or _unweighted(path), "source"
         if fault is None and model.sha256 is not None:
             fault, key = _other_digest(path, model.sha256), "sha256"
         if fault is not None:
             problems.append(_problem(document, fault, "spec", "models", index, key))
     token_file = document.deployment.spec.endpoint.token_file
-    fault = None if token_file is None else _unusable(document.base / token_file)
+    fault = None if token_file is None else _unusable(document.base / token_file, "name the file that holds the token")
     if fault is not None:
         problems.append(_problem(document, fault, "spec", "endpoint", "token_file"))
     return problems
@@ -45,7 +46,7 @@ def _problem(document: Document, fault: Fault, *loc: str | int) -> Problem:
     return Problem(f"{dotted(loc)}: {what}", str(document.where(*loc)), hint)
 
 
-def _unusable(path: Path) -> Fault | None:
+def _unusable(path: Path, folder_hint: str) -> Fault | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -53,7 +54,7 @@ def _unusable(path: Path) -> Fault | None:
     except OSError as error:
         return f"{path} cannot be reached: {error.strerror}", None
     if stat.S_ISDIR(mode):
-        return f"{path} is a folder", "name a file; a SavedModel folder is converted with ovc first"
+        return f"{path} is a folder", folder_hint
     if not stat.S_ISREG(mode):
         return f"{path} is not a regular file", None
     if not os.access(path, os.R_OK):

@@ -279,5 +279,7 @@ def test_what_is_wrong_with_a_model_file_is_said_at_its_place(tmp_path: Path) ->
     assert [str(problem) for problem in check_sources(only(token, tmp_path))] == [
         f"f.yaml:5:45: spec.endpoint.token_file: there is no file {tmp_path}/gone"
     ]
+    folder = manifest(http="127.0.0.1:0, token_file: .", source="m.onnx")
+    assert [problem.hint for problem in check_sources(only(folder, tmp_path))] == ["name the file that holds the token"]
     assert source_problems(tmp_path, "m.onnx/x")[0].endswith("cannot be reached: Not a directory")
     assert source_problems(tmp_path, "x" * 300)[0].endswith("cannot be reached: File name too long")
