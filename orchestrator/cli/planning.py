@@ -187,6 +187,8 @@ def running_plans() -> dict[str, DeploymentPlan]:
     except OrchError as error:
         if error.kind is not Kind.UNAVAILABLE:
             raise
+        if control.workers_serve():
+            render.talk("no agent runs, so what serves now is not compared: orch agent start")
         return {}
     return {name: DeploymentPlan.model_validate(plan) for name, plan in answer.items()}
 

@@ -336,6 +336,17 @@ def test_plan_and_diff_agree_and_the_same_input_gives_the_same_bytes(home: Path)
         assert agent.asked("apply") == []
 
 
+def test_a_difference_from_workers_that_no_agent_keeps_is_said_to_be_a_guess(home: Path) -> None:
+    worker = home / "workers" / "quickstart"
+    worker.mkdir(parents=True)
+    note = "no agent runs, so what serves now is not compared: orch agent start"
+    assert note not in orch(home, "diff", QUICKSTART).stderr
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(worker / "control.sock"))
+        control.listen()
+        assert note in orch(home, "diff", QUICKSTART).stderr
+
+
 def test_a_plan_of_several_deployments_ends_with_what_names_them_all(home: Path, tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in ("one file.yaml", "two.yaml")]
     for index, file in enumerate(files):
