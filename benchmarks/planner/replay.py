@@ -185,7 +185,7 @@ def search(cell: Cell, seen: Entry, seed: int) -> tuple[Decision, Machine]:
 
 def found(seen: Entry, machine: Machine) -> Iterable[arms.Candidate]:
     """Yield the arms that orch would try on that machine, batches as far as the table has them."""
-    for candidate in arms.candidates(_spec(seen), _info(seen), _inventory(seen), cpus=_cpus(seen)):
+    for candidate in arms.candidates(_spec(), _info(seen), _inventory(seen), cpus=_cpus(seen)):
         yield replace(candidate, batched=tuple(arm for arm in candidate.batched if machine.row(arm) is not None))
 
 
@@ -205,8 +205,8 @@ def _cpus(seen: Entry) -> int:
     return max(row.actual.threads or 1 for row in seen.rows)
 
 
-def _spec(seen: Entry) -> ModelSpec:
-    fields = {"name": seen.name.replace("_", "-"), "source": "model.xml", "device": "CPU"}
+def _spec() -> ModelSpec:
+    fields = {"name": "scored", "source": "model.xml", "device": "CPU"}
     return ModelSpec.model_validate({**fields, "slo": {"latency": "10ms", "percentile": 99, "rate": "1/s"}})
 
 

@@ -100,7 +100,8 @@ def judge(cell: Cell, choice: Choice) -> Result:
     """Return the choice by the truth."""
     per_s = cell.truth.capacity(choice.candidate)
     hints = [cell.entry.named(name) for name in ("LATENCY", "THROUGHPUT")]
-    hint_per_s = max(cell.truth.capacity(Candidate(row, row.streams)) for row in hints)
+    hint = max((Candidate(row, row.streams) for row in hints), key=cell.truth.capacity)
+    hint_per_s = cell.truth.capacity(hint)
     most = cell.oracle_per_s or 1.0
     return Result(
         model=cell.entry.name,
@@ -109,7 +110,7 @@ def judge(cell: Cell, choice: Choice) -> Result:
         oracle=cell.oracle.name,
         eta=per_s / most,
         hint_eta=hint_per_s / most,
-        resolution=cell.entry.resolution,
+        resolution=max(cell.truth.resolution(cell.oracle), cell.truth.resolution(hint)),
         carries=per_s >= cell.rate_per_s,
         roomy=cell.oracle_per_s >= HEADROOM * cell.rate_per_s,
         possible=cell.possible,

@@ -18,7 +18,11 @@ from typing import Final
 from benchmarks.planner.table import Entry, Row
 from orchestrator.scheduling.arrivals import Arrivals, gaps, scaled
 
-REQUESTS: Final = 20_000
+# Late requests come in clumps: 20 000 tell their share, and so a capacity, to some 4 %, 100 000 to 2 %.
+REQUESTS: Final = 100_000
+COARSE: Final = 20_000
+COARSE_ERROR: Final = 1.2  # a capacity by the coarse run is not further off than this
+RESAMPLED: Final = 8
 LOAD_MAX: Final = 0.95  # of the throughput: a finite run cannot tell whether a queue above it would ever end
 STEP: Final = 1.004  # the rates that are told apart
 SEED: Final = 77_001  # the planner draws its arrivals from others
@@ -75,6 +79,8 @@ def latencies(
     `services[k]` are the sorted service times of an inference that starts as the (k+1)-th under way, for each slot;
     `places` (0 to 1) say where among them the n-th inference stands.
     """
+    if rows == 1:
+        return _one_by_one(arrivals, services, places)
     free = [0.0] * len(services)
     answers: list[float] = []
     index, number, count = 0, 0, len(arrivals)
@@ -83,12 +89,27 @@ def latencies(
         end = index + 1
         while end < count and end - index < rows and arrivals[end] < start:
             end += 1
-        under_way = sum(busy > start for busy in free)
-        samples = services[under_way]
+        samples = services[sum(busy > start for busy in free)]
         done = start + samples[int(places[number] * len(samples))]
         heapreplace(free, done)
         answers += [done - arrived for arrived in arrivals[index:end]]
         index, number = end, number + 1
+    return answers
+
+
+def _one_by_one(arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float]) -> list[float]:
+    free = [0.0] * len(services)
+    answers: list[float] = []
+    others = range(1, len(free))
+    for arrived, place in zip(arrivals, places, strict=True):
+        start = max(arrived, free[0])
+        under_way = 0
+        for slot in others:
+            under_way += free[slot] > start
+        samples = services[under_way]
+        done = start + samples[int(place * len(samples))]
+        heapreplace(free, done)
+        answers.append(done - arrived)
     return answers
 
 
@@ -109,15 +130,16 @@ class Truth:
         self._places = [chance.random() for _ in range(count)]
         self._gaps = gaps(slo.arrivals, count, SEED + 1)
         self._known: dict[tuple[str, int], float] = {}
+        self._resolutions: dict[tuple[str, int], float] = {}
 
-    def latencies(self, candidate: Candidate, rate_per_s: float) -> list[float]:
-        """Return the latency of each request at a rate."""
-        arrivals = scaled(self._gaps, rate_per_s)
-        return latencies(arrivals, levels(candidate), self._places, candidate.row.arm.batch)
+    def latencies(self, candidate: Candidate, rate_per_s: float, count: int | None = None) -> list[float]:
+        """Return the latency of each request at a rate, of the first `count` where that is given."""
+        arrivals = scaled(self._gaps[:count], rate_per_s)
+        return latencies(arrivals, levels(candidate), self._places[:count], candidate.row.arm.batch)
 
-    def holds(self, candidate: Candidate, rate_per_s: float) -> bool:
+    def holds(self, candidate: Candidate, rate_per_s: float, count: int | None = None) -> bool:
         """Tell whether the SLO holds at a rate."""
-        taken = self.latencies(candidate, rate_per_s)
+        taken = self.latencies(candidate, rate_per_s, count)
         return sum(latency > self.slo.latency_s for latency in taken) / len(taken) <= self.slo.miss_max
 
     def capacity(self, candidate: Candidate) -> float:
@@ -131,23 +153,47 @@ class Truth:
         return self._known[candidate.key]
 
     def _search(self, candidate: Candidate) -> float:
-        high = LOAD_MAX * candidate.most_per_s
-        low = high / 1000
-        if not self.holds(candidate, low):
+        ceiling = LOAD_MAX * candidate.most_per_s
+        coarse = self._between(candidate, ceiling / 1000, ceiling, 1.02, COARSE)
+        if coarse == 0:
             return 0.0
-        if self.holds(candidate, high):
+        low, high = coarse / COARSE_ERROR, min(ceiling, coarse * COARSE_ERROR)
+        return self._between(candidate, low, high, STEP, None)
+
+    def _between(self, candidate: Candidate, low: float, high: float, step: float, count: int | None) -> float:
+        """Return the largest rate that holds, to a factor of `step`; 0 where not even `low` does."""
+        if self.holds(candidate, high, count):
             return high
-        while high / low > STEP:
+        if not self.holds(candidate, low, count):
+            return 0.0
+        while high / low > step:
             middle = sqrt(low * high)
-            low, high = (middle, high) if self.holds(candidate, middle) else (low, middle)
+            low, high = (middle, high) if self.holds(candidate, middle, count) else (low, middle)
         return low
+
+    def resolution(self, candidate: Candidate) -> float:
+        """Return how far a capacity may be off for the blocks that happened to be measured: smaller differences tie.
+
+        The largest of a few redrawings of the blocks, and never less than the anchor's ratio to itself.
+        """
+        if candidate.key not in self._resolutions:
+            redrawn = [self._redrawn(candidate, seed) for seed in range(RESAMPLED)]
+            spread = (max(redrawn) - min(redrawn)) / 2 / max(redrawn) if max(redrawn) else 0.0
+            self._resolutions[candidate.key] = max(self.entry.resolution, spread)
+        return self._resolutions[candidate.key]
+
+    def _redrawn(self, candidate: Candidate, seed: int) -> float:
+        row = next(row for row in self.entry.resampled(seed).rows if row.arm.key == candidate.row.arm.key)
+        ceiling = LOAD_MAX * candidate.most_per_s
+        return self._between(replace(candidate, row=row), ceiling / 1000, ceiling, 1.01, COARSE)
 
     def best(self) -> tuple[Candidate, float]:
         """Return the oracle's choice and its capacity: nothing in the table carries more."""
         ordered = sorted(candidates(self.entry), key=lambda candidate: -candidate.most_per_s)
         best, most = ordered[0], self.capacity(ordered[0])
         for candidate in ordered[1:]:
-            hopeless = candidate.most_per_s * LOAD_MAX <= most or (most > 0 and not self.holds(candidate, most))
+            hopeless = candidate.most_per_s * LOAD_MAX <= most
+            hopeless = hopeless or (most > 0 and not self.holds(candidate, most / COARSE_ERROR, COARSE))
             if not hopeless and self.capacity(candidate) > most:
                 best, most = candidate, self.capacity(candidate)
         return best, most

@@ -55,7 +55,7 @@ def test_the_oracle_finds_what_is_best(table: Table, model: str, factor: float, 
 
 def test_nothing_in_the_table_carries_more_than_the_oracle(table: Table) -> None:
     entry = table.entry("thin wins")
-    truth = Truth(entry, Slo(3 * floor_s(entry)), 5000)
+    truth = Truth(entry, Slo(3 * floor_s(entry)), 20_000)
     _, most = truth.best()
     assert most == pytest.approx(max(truth.capacity(candidate) for candidate in candidates(entry)))
 
@@ -70,10 +70,11 @@ def test_a_capacity_holds_and_a_little_more_does_not(table: Table) -> None:
 
 
 def test_cells_are_models_times_slos_times_rates_and_other_arrivals(table: Table) -> None:
-    cells = quality_cells(table)
-    assert len(cells) == 4 * (3 * 3 + 2)
+    one = Table(table.machine, table.entries[:1])
+    cells = quality_cells(one)
+    assert len(cells) == 3 * 3 + 2
     assert all(cell.possible for cell in cells)
-    assert not any(cell.possible for cell in impossible_cells(table))
+    assert not any(cell.possible for cell in impossible_cells(one))
 
 
 def test_a_table_is_read_as_it_was_written(table: Table, tmp_path) -> None:
