@@ -19,7 +19,9 @@ from orchestrator.inventory.fingerprint import fingerprint
 from orchestrator.manifest.load import Document, load
 from orchestrator.manifest.model_file import check_sources, resolve_source
 from orchestrator.planner.plan import DeploymentPlan
-from orchestrator.planner.resolve import resolve
+from orchestrator.planner.resolve import grant_cpus, resolve
+from orchestrator.runner.decide import Policy, find
+from orchestrator.runner.locks import read_beside
 from orchestrator.runner.pool import Outcome, Pool
 from orchestrator.runner.worker import Worker
 from orchestrator.scheduling.scheduler import Ticket
@@ -66,7 +68,17 @@ def _plan(document: Document, engine: Backend) -> DeploymentPlan:
         model.name: engine.inspect(str(resolve_source(document, model)), model.shapes, devices)
         for model in document.deployment.spec.models
     }
-    return resolve(document.deployment, inventory, infos, fingerprint=fingerprint(inventory))
+    cpus, _ = grant_cpus(document.deployment, inventory, None, 0)
+    # A lock that fits is used, as by `orch apply`; nothing is measured in the caller's own process.
+    found = find(document.deployment, infos, inventory, cpus, None, Policy(locks=read_beside([document])))
+    return resolve(
+        document.deployment,
+        inventory,
+        infos,
+        fingerprint=fingerprint(inventory),
+        decisions=found.decisions,
+        notes=found.notes,
+    )
 
 
 class _Bridges:
@@ -131,7 +143,10 @@ class Model:
             if not answer.done():
                 answer.set_result(outcome)
 
-        ticket = self._submit(arrays, rows, self._bridges.of(loop).to_loop(done), timeout_s)
+        bridge = self._bridges.of(loop)
+        ticket = self._submit(arrays, rows, bridge.to_loop(done), timeout_s, later=True)
+        if self._pool.inline:
+            bridge.run_soon(self._pool)
         try:
             return self._named(await answer)
         except asyncio.CancelledError:
@@ -139,11 +154,17 @@ class Model:
             raise
 
     def _submit(
-        self, arrays: list[Array], rows: int, done: Callable[[Outcome], None], timeout_s: float | None
+        self,
+        arrays: list[Array],
+        rows: int,
+        done: Callable[[Outcome], None],
+        timeout_s: float | None,
+        *,
+        later: bool = False,
     ) -> Ticket:
         pool = self._pool
         ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s)
-        pool.submit(ticket, arrays, done, rows=rows if pool.batch > 1 else 1)
+        pool.submit(ticket, arrays, done, rows=rows if pool.batch > 1 else 1, later=later)
         return ticket
 
     def _arrays(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[Array], int]:

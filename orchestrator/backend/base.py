@@ -69,6 +69,9 @@ class InferRequest(Protocol):
         The request keeps them alive until the next start. Raise OrchError when the engine refuses them.
         """
 
+    def infer(self, inputs: Sequence[Array]) -> None:
+        """Infer on these arrays on the caller's thread, without a callback; raise OrchError when it fails."""
+
     def outputs(self) -> tuple[Array, ...]:
         """Return copies of the outputs; call in the callback, before the request is started again."""
 

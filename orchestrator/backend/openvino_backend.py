@@ -299,13 +299,14 @@ class _Guard:
 class OpenVinoRequest:
     """One infer request that reads its inputs where they lie."""
 
-    __slots__ = ("_engine", "_guard", "_held", "_outputs", "_slots")
+    __slots__ = ("_engine", "_guard", "_held", "_numeric", "_outputs", "_slots")
 
     def __init__(self, engine: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], guard: _Guard) -> None:
         self._engine = engine
         self._guard = guard
         self._slots = slots(inputs)
         self._outputs = tuple(info.datatype for info in outputs)
+        self._numeric = "BYTES" not in self._outputs
         self._held: object = None
 
     def start(self, inputs: Sequence[Array]) -> None:
@@ -322,6 +323,16 @@ class OpenVinoRequest:
         self._held = (tuple(inputs), wrapped)
         try:
             self._engine.start_async()
+        except RuntimeError as error:
+            raise _refusal(error, Kind.FAILED) from error
+
+    def infer(self, inputs: Sequence[Array]) -> None:
+        """Infer on these arrays on this thread; raise OrchError(INVALID, FAILED)."""
+        check_arrays(self._slots, inputs)
+        try:
+            for index, (slot, array) in enumerate(zip(self._slots, inputs, strict=True)):
+                self._engine.set_input_tensor(index, _tensor(slot, array))
+            self._engine.infer(share_outputs=self._numeric)  # the binding cannot share strings
         except RuntimeError as error:
             raise _refusal(error, Kind.FAILED) from error
 

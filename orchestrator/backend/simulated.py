@@ -20,6 +20,7 @@ from orchestrator.manifest.target import Mode, parse_target
 STREAMS_MAX = 64  # each stream is a thread
 STARTED_MAX = 4096  # inferences that may wait for a stream; a pool never has more than its requests
 CLOSE_TIMEOUT_S = 10.0
+INFER_TIMEOUT_S = 60.0  # for an inference on the caller's thread; a test that hangs one gives up itself
 
 Compute = Callable[[tuple[Array, ...]], tuple[Array, ...]]
 ServiceTimes = float | Sequence[float] | Callable[[int], float]
@@ -315,6 +316,7 @@ class SimulatedRequest:
         self._inference = _Inference(0, (), threading.Event())
         self._outputs: tuple[Array, ...] = ()
         self._failure: BaseException | None = None
+        self._ended = threading.Event()
 
     def start(self, inputs: Sequence[Array]) -> None:
         """Start on these arrays; raise OrchError(INVALID, CONFLICT, FAILED)."""
@@ -322,6 +324,15 @@ class SimulatedRequest:
         for info, array in zip(self._model.inputs, inputs, strict=True):
             _check_shape(info, array)
         self._model.begin(self, tuple(inputs))
+
+    def infer(self, inputs: Sequence[Array]) -> None:
+        """Infer and wait; raise OrchError(FAILED, DEADLINE) when it fails or hangs."""
+        self._ended.clear()
+        self.start(inputs)
+        if not self._ended.wait(INFER_TIMEOUT_S):
+            raise OrchError(Kind.DEADLINE, "the inference does not end")
+        if self._failure is not None:
+            raise OrchError(Kind.FAILED, str(self._failure))
 
     def accept(self, inference: _Inference) -> None:
         """Take the inference on; the model calls it once the start is granted."""
@@ -352,11 +363,13 @@ class SimulatedRequest:
                     self._done()
                 except BaseException as error:  # noqa: BLE001 - as in OpenVINO nothing may escape a callback
                     self._failure = error
+            self._ended.set()
 
     def fail(self, error: BaseException) -> None:
         """End the inference without its callback."""
         if self._model.end(self):
             self._failure = error
+            self._ended.set()
 
     def outputs(self) -> tuple[Array, ...]:
         """Return copies of the outputs."""

@@ -78,7 +78,7 @@ class _Work:
         self.done = done
 
 
-class _Slot:
+class Slot:
     """One infer request and the batch it runs."""
 
     __slots__ = ("batch", "detached", "gather", "request")
@@ -92,6 +92,9 @@ class _Slot:
 
 class Pool:
     """Serve one compiled model. `requests` inferences run at a time, each of up to `batch` rows gathered in order."""
+
+    inline = False
+    """Whether inferences run on the caller's thread (see runner/inline_pool.py)."""
 
     def __init__(
         self,
@@ -118,9 +121,9 @@ class Pool:
         self._scheduler = Scheduler(limits, service_s=service_s)
         self._recorder = Recorder(clock())
         self._parts = [(info.name, DTYPES[info.datatype], tuple(info.wire_shape[1:])) for info in compiled.inputs]
-        self._idle: deque[_Slot] = deque()
-        self._running: set[_Slot] = set()
-        self._answering: deque[_Slot] = deque()  # ended, with outputs to copy or callers to tell
+        self._idle: deque[Slot] = deque()
+        self._running: set[Slot] = set()
+        self._answering: deque[Slot] = deque()  # ended, with outputs to copy or callers to tell
         self._drained = threading.Event()
         self._closed = False
         self._pid = 0
@@ -133,14 +136,17 @@ class Pool:
 
     def start(self) -> None:
         """Create the infer requests (one more than run at a time) and set the queue's bound."""
-        self._pid = os.getpid()
+        self._begin()
         for _ in range(self._scheduler.limits.slots + 1):
-            slot = _Slot()
+            slot = Slot()
             slot.request = self.compiled.create_request(lambda slot=slot: self._ended(slot))  # type: ignore[misc]
             if self.batch > 1:
                 slot.gather = [self._gather_array(position) for position in range(len(self.compiled.inputs))]
             self._idle.append(slot)
         self.reconfigure(self.settings)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
 
     def _gather_array(self, position: int) -> Array:
         info = self.compiled.inputs[position]
@@ -188,12 +194,17 @@ class Pool:
         kind = REFUSED.get(refusal.cause, Kind.OVERLOADED)
         return OrchError(kind, refusal.cause.value, where=self.name, retry_after_s=refusal.retry_after_s)
 
-    def submit(self, ticket: Ticket, arrays: Sequence[Array], done: Done, *, rows: int = 1) -> None:
+    def submit(
+        self, ticket: Ticket, arrays: Sequence[Array], done: Done, *, rows: int = 1, later: bool = False
+    ) -> None:
         """Queue the admitted request; `done` is called once, on any thread, unless it is cancelled first.
+
+        `later`: the caller calls `run` when it has submitted all that it has; matters to inline pools only.
 
         Nobody may write the arrays until then. After an inference that was given up (`Outcome.abandoned`) the engine
         may go on reading them for good.
         """
+        del later
         misfit = self._misfit(arrays, rows) if self.batch > 1 else None
         ended: list[tuple[Ticket, Outcome]] = []
         error: OrchError | None = None
@@ -212,6 +223,9 @@ class Pool:
         if error is not None:
             tell(done, Outcome(error=error))
         self._deliver(ended)
+
+    def run(self) -> None:
+        """Infer what waits on this thread; nothing to do where the engine's threads do."""
 
     def _misfit(self, arrays: Sequence[Array], rows: int) -> OrchError | None:
         """Return why arrays must not share a batch: they would spoil their neighbours' inference."""
@@ -251,7 +265,7 @@ class Pool:
                 ended += failed(batch, error)
         return ended
 
-    def _start(self, slot: _Slot, batch: Batch, now: float) -> OrchError | None:
+    def _start(self, slot: Slot, batch: Batch, now: float) -> OrchError | None:
         slot.batch = batch
         slot.detached = False
         try:
@@ -265,14 +279,14 @@ class Pool:
         self._running.add(slot)
         return None
 
-    def _start_failed(self, slot: _Slot, batch: Batch, now: float, error: OrchError) -> OrchError:
+    def _start_failed(self, slot: Slot, batch: Batch, now: float, error: OrchError) -> OrchError:
         slot.batch = None
         self._idle.append(slot)
         self._scheduler.finish(batch, now, good=False)
         self._settle(batch, now, error)
         return error
 
-    def _inputs(self, slot: _Slot, batch: Batch) -> Sequence[Array]:
+    def _inputs(self, slot: Slot, batch: Batch) -> Sequence[Array]:
         if slot.gather is None or (batch.rows == self.batch and len(batch.tickets) == 1):
             return batch.tickets[0].payload.arrays  # type: ignore[no-any-return]
         row = 0
@@ -282,7 +296,7 @@ class Pool:
             row += ticket.rows
         return slot.gather
 
-    def _ended(self, slot: _Slot) -> None:
+    def _ended(self, slot: Slot) -> None:
         """Take a good end, on the engine's thread: start the next inference, then copy the outputs and answer."""
         with self._lock:
             batch = slot.batch
@@ -314,7 +328,7 @@ class Pool:
                 with self._lock:
                     self._check_drained()
 
-    def _read(self, slot: _Slot, batch: Batch) -> Sequence[tuple[Array, ...]] | OrchError:
+    def _read(self, slot: Slot, batch: Batch) -> Sequence[tuple[Array, ...]] | OrchError:
         """Return each request's part of the outputs; an error in place of whatever the engine or a model may raise."""
         try:
             outputs = slot.request.outputs()
@@ -388,7 +402,7 @@ class Pool:
             self._check_drained()
         self._deliver(ended)
 
-    def _examine(self, slot: _Slot, now: float) -> list[tuple[Ticket, Outcome]]:
+    def _examine(self, slot: Slot, now: float) -> list[tuple[Ticket, Outcome]]:
         batch = slot.batch
         if batch is None:
             return []
@@ -417,7 +431,7 @@ class Pool:
         """Return the longest time in seconds until a request is answered, whatever happens, while somebody ticks."""
         return self.settings.timeout_s + self._overdue_s + CLOSE_TIMEOUT_S
 
-    def _give_up(self, slot: _Slot, batch: Batch, now: float, error: OrchError) -> list[tuple[Ticket, Outcome]]:
+    def _give_up(self, slot: Slot, batch: Batch, now: float, error: OrchError) -> list[tuple[Ticket, Outcome]]:
         """Answer the callers of an inference that still runs; the slot stays taken until it ends. Lock held."""
         self._settle(batch, now, error)
         slot.detached = True
@@ -522,7 +536,7 @@ class Pool:
         if not stuck:
             self.compiled.close()
 
-    def _abandon(self, slot: _Slot) -> list[tuple[Ticket, Outcome]]:
+    def _abandon(self, slot: Slot) -> list[tuple[Ticket, Outcome]]:
         if slot.batch is None or slot.detached:
             return []
         return self._give_up(slot, slot.batch, self._clock(), self._gone())

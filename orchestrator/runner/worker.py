@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from orchestrator.backend.base import Actual, Backend, CompileRequest
+from orchestrator.backend.base import Actual, Backend, CompiledModel, CompileRequest
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.diff import Change, diff
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
 from orchestrator.runner.check import Checked, check
+from orchestrator.runner.inline import try_inline
+from orchestrator.runner.inline_pool import InlinePool
 from orchestrator.runner.pool import Pool, PoolSettings
 
 DRAIN_TIMEOUT_S = 30.0  # for the requests that an old pool has admitted
@@ -124,21 +126,35 @@ class Worker:
             actual = compiled.actual()
             progress(plan.name, "checking", f"on {', '.join(actual.execution_devices)}")
             checked = check(compiled, plan.name, batch=plan.batch)
-            pool = Pool(
-                plan.name,
-                compiled,
-                settings(plan),
-                version=plan.version,
-                requests=plan.requests or actual.optimal_requests,
-                batch=plan.batch,
-                service_s=checked.service_s,
-                probe=checked.inputs,
-            )
+            pool = self._pool(plan, compiled, actual, checked)
             pool.start()
         except BaseException:
             compiled.close()
             raise
         return ServedModel(plan, actual, checked, pool)
+
+    def _pool(self, plan: ModelPlan, compiled: CompiledModel, actual: Actual, checked: Checked) -> Pool:
+        how = try_inline(self._backend, compile_request(plan), plan, compiled, checked)
+        if how is not None:
+            return InlinePool(
+                plan.name,
+                compiled,
+                settings(plan),
+                how,
+                version=plan.version,
+                service_s=checked.service_s,
+                probe=checked.inputs,
+            )
+        return Pool(
+            plan.name,
+            compiled,
+            settings(plan),
+            version=plan.version,
+            requests=plan.requests or actual.optimal_requests,
+            batch=plan.batch,
+            service_s=checked.service_s,
+            probe=checked.inputs,
+        )
 
     def _updated(self, name: str, plan: ModelPlan) -> ServedModel:
         served = self.served[name]

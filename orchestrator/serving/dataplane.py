@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,32 @@ class Bridge:
         self._loop = loop
         self._ended: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
         self._woken = False
+        self._thread = threading.get_ident()
+        self._waiting: set[Pool] = set()
+        self._running_here = False
+
+    def run_soon(self, pool: Pool) -> None:
+        """Let an inline pool infer once everything that this turn of the loop brings has been submitted."""
+        if not self._waiting:
+            self._loop.call_soon(self._run_waiting)
+        self._waiting.add(pool)
+
+    def _run_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        self._running_here = True  # outcomes need not come by way of a wake-up
+        try:
+            for pool in waiting:
+                pool.run()
+        finally:
+            self._running_here = False
 
     def to_loop(self, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
         """Return a callback for any thread that calls `done` on the loop."""
 
         def post(outcome: Outcome) -> None:
+            if self._running_here and threading.get_ident() == self._thread:
+                done(outcome)
+                return
             self._ended.append((done, outcome))
             if not self._woken:
                 self._woken = True
@@ -127,7 +149,10 @@ class DataPlane:
     def submit(self, admission: Admission, rows: int, arrays: Sequence[Array], done: Callable[[Outcome], None]) -> None:
         """Infer on `arrays` (in the model's order); `done` is called once, on the loop."""
         pool = admission.served.pool
-        pool.submit(admission.ticket, arrays, self._bridge.to_loop(done), rows=rows if pool.batch > 1 else 1)
+        done = self._bridge.to_loop(done)
+        pool.submit(admission.ticket, arrays, done, rows=rows if pool.batch > 1 else 1, later=True)
+        if pool.inline:
+            self._bridge.run_soon(pool)
 
     def dropped(self, admission: Admission) -> bool:
         """Tell whether the place is lost: its deadline passed while the request was still coming in."""

@@ -31,7 +31,7 @@ class Tracked(SimulatedBackend):
 
     def __init__(self, **options: Any) -> None:
         models = {f"/models/{name}.onnx": INFO for name in "abc"}
-        super().__init__(an_inventory(), models, service_s=0.0, **options)
+        super().__init__(an_inventory(), models, service_s=0.001, **options)  # too slow to be inferred inline
         self.fails_to_compile: set[str] = set()
         self.fails_to_infer: set[str] = set()
         self.compiling = threading.Event()
