@@ -226,8 +226,11 @@ class Load:
         del self._busy[number]
         self._end(number, status)
         self._free(connection)
-        if self._order.callers is not None and not self._finished():
-            self._arrive(time.monotonic())
+        if self._order.callers is not None:
+            if not self._finished():
+                self._arrive(time.monotonic())
+            elif not self._busy:
+                self.stopping.set()
 
     def _finished(self) -> bool:
         most = self._order.requests_max

@@ -210,7 +210,7 @@ class _Measuring:
         self._around.progress(f"proving {step.arm.name} at {step.rate_per_s:.3g}/s")
         subject = self._subject
         stage = Stage(
-            plan=_plan_by_rule(subject),
+            plan=plan_by_rule(subject),
             info=subject.info,
             cores=subject.cores,
             allowed=subject.allowed,
@@ -249,7 +249,7 @@ class _Measuring:
         )
 
 
-def _plan_by_rule(subject: Subject) -> DeploymentPlan:
+def plan_by_rule(subject: Subject) -> DeploymentPlan:
     """Return the plan of a deployment of this model alone, served on a port of its own on loopback."""
     deployment = Deployment.model_validate(
         {

@@ -255,7 +255,8 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
         if report.bottleneck is not None and not host.tainted():  # beside others it is late for their sake, as all are
             seen.reports.append(report)
             return f"the load generator could not keep up ({report.bottleneck})"
-        if host.tainted() and seen.again < TAINTED_AGAIN_MAX:
+        enough = step.seconds - (time.monotonic() - began) > 2 * verdicts.BLOCKS * report.seconds
+        if host.tainted() and enough and seen.again < TAINTED_AGAIN_MAX:
             # Run again whatever it showed, so that which blocks count does not depend on how they went.
             seen.again += 1
             seen.state, seen.answered, seen.refused = before, kept[0], kept[1]
