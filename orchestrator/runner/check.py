@@ -5,21 +5,16 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from orchestrator.backend.base import DTYPES, Array, CompiledModel, InferRequest
+from orchestrator.backend.base import Array, CompiledModel, InferRequest
+from orchestrator.backend.made_up import candidates, free
 from orchestrator.errors import Kind, OrchError
-from orchestrator.inventory.model import Dim, TensorInfo
 
 FIRST_TIMEOUT_S = 120.0  # the first inference of a large model may allocate and generate code
 WARM_UP_S = 1.0
 WARM_UP_MAX = 50
 STEADY = 0.05  # two medians of five that differ by less are steady (planning-and-overload, step 2)
-# What a dimension without an upper bound may be when the model does not say: the smallest that works is taken.
-FREE_SIZES = (1, 8, 32, 128, 224, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ def _first_that_works(
     compiled: CompiledModel, request: InferRequest, ended: threading.Event, name: str
 ) -> tuple[Array, ...]:
     refused: OrchError | None = None
-    for inputs in _candidates(compiled.inputs):
+    for inputs in candidates(compiled.inputs):
         try:
             _infer(request, inputs, ended, name)
             return inputs
@@ -69,7 +64,7 @@ def _first_that_works(
             if error.kind is Kind.DEADLINE:
                 raise
             refused = refused or error
-    hint = "give the shapes that callers send under `shapes:`" if _free(compiled.inputs) else None
+    hint = "give the shapes that callers send under `shapes:`" if free(compiled.inputs) else None
     raise OrchError(Kind.FAILED, f"the first inference failed: {refused}", where=name, hint=hint)
 
 
@@ -96,24 +91,3 @@ def _steady(times: list[float]) -> bool:
         return False
     last, before = statistics.median(times[-5:]), statistics.median(times[-10:-5])
     return abs(last - before) <= STEADY * before
-
-
-def _candidates(inputs: tuple[TensorInfo, ...]) -> Iterator[tuple[Array, ...]]:
-    for size in FREE_SIZES if _free(inputs) else FREE_SIZES[:1]:
-        yield tuple(_made_up(info, size) for info in inputs)
-
-
-def _free(inputs: tuple[TensorInfo, ...]) -> bool:
-    return any(not info.static for info in inputs)
-
-
-def _made_up(info: TensorInfo, size: int) -> Array:
-    shape = [] if info.shape is None else [_within(dim, size if axis else 1) for axis, dim in enumerate(info.shape)]
-    if info.datatype == "BYTES":
-        return np.full(shape, b"", np.object_)
-    return np.zeros(shape, DTYPES[info.datatype])
-
-
-def _within(dim: Dim, size: int) -> int:
-    low = max(1, dim.low)
-    return max(low, size) if dim.high is None else min(dim.high, max(low, size))
