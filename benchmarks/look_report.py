@@ -26,6 +26,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 SIZES = {"wide": (1400, 3600), "middle": (820, 4200), "phone": (360, 6400)}
+WIDTHS = (320, 360, 500, 760, 861, 1001, 1400)
 SCHEMES = {"light": "1", "dark": "0"}  # of blink's preferredColorScheme
 
 # Runs in a copy of the page without its policy: the page itself runs no script.
@@ -43,7 +44,12 @@ const boxes = texts.map(t => t.getBoundingClientRect());
 const out = boxes.filter(b => b.left < -1 || b.right > innerWidth + 1).length;
 const over = boxes.reduce((n, a, i) => n + boxes.slice(i + 1).filter(b => a.left < b.right - 2 && b.left < a.right - 2
   && a.top < b.bottom - 5 && b.top < a.bottom - 5).length, 0);
-const found = {width: innerWidth, scroll: document.documentElement.scrollWidth, links: links.length,
+const edge = e => e.getBoundingClientRect().right;
+const wide = [...document.querySelectorAll('table, dl, ul, figure, td, th')].filter(
+  e => edge(e) > edge(e.closest('section, nav')) - 4 && e.getClientRects().length).length;
+const beyond = [...document.querySelectorAll('body *')].filter(e => edge(e) > innerWidth + 1)
+  .slice(0, 3).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 30)}`);
+const found = {wide, beyond, width: innerWidth, scroll: document.documentElement.scrollWidth, links: links.length,
   unseen: unseen.length, texts: texts.length, out, over, smallest: Math.min(...boxes.map(b => b.height))};
 const told = parent.document.createElement('pre');
 told.id = 'found';
@@ -80,10 +86,11 @@ def faults(page: Path, width: int) -> list[str]:
     print(f"{width} px: {found}")
     wrong = [
         (found["scroll"] > found["width"], "scrolls sideways"),
+        (found["wide"] > 0, "has content beyond its card"),
         (found["unseen"] > 0, "has links whose focus cannot be seen"),
         (found["out"] > 0, "has letters beyond the edge"),
         (found["over"] > 0, "has letters over others"),
-        (found["smallest"] < LETTERS_MIN, "has letters too small to read"),
+        (round(found["smallest"]) < LETTERS_MIN, "has letters too small to read"),
     ]
     return [f"{width} px: {what}" for is_wrong, what in wrong if is_wrong]
 
@@ -107,7 +114,7 @@ def main(arguments: list[str]) -> int:
     page = out / "report.html"
     page.write_text(Path(arguments[1]).read_text("utf-8") if arguments[1:] else example(), encoding="utf-8")
     look(page, out)
-    wrong = [each for width, _ in SIZES.values() for each in faults(page, width)]
+    wrong = [each for width in WIDTHS for each in faults(page, width)]
     print("\n".join(wrong) or "nothing wrong", file=sys.stderr)
     return 1 if wrong else 0
 

@@ -119,7 +119,7 @@ tbody th { font-weight: 500; } tr.chosen th { font-weight: 700; }
 tr.chosen > * { background: color-mix(in srgb, var(--series-0) 8%, transparent); }
 tr:target > * { background: color-mix(in srgb, var(--series-0) 22%, transparent); }
 tr.chosen > :first-child, tr:target > :first-child { box-shadow: inset 4px 0 0 var(--series-0); }
-tbody th { padding-left: 12px; } thead th:first-child { padding-left: 12px; }
+tbody th { padding-left: 12px; min-width: 130px; } thead th:first-child { padding-left: 12px; }
 .key { display: inline-block; width: 18px; height: 18px; vertical-align: -4px; margin-right: 7px; }
 .pick { display: block; color: var(--series-0); font-size: 13px; }
 .bar { display: block; width: 100%; min-width: 110px; max-width: 190px; height: 14px; margin-top: 3px; }
@@ -136,12 +136,16 @@ td.properties { min-width: 212px; padding-right: 0; }
 .facts.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 @media screen and (max-width: 860px) { svg.wide { display: none; } svg.narrow { display: block; } }
-@media screen and (max-width: 760px) {
+@media screen and (max-width: 1000px) {
   table.stack thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  table.stack, table.stack tbody, table.stack caption { display: block; }
-  table.stack tr { display: grid; grid-template-columns: 1fr; border-top: 2px solid var(--edge); padding: 6px 0; }
+  table.stack, table.stack caption { display: block; }
+  table.stack tbody { display: grid; gap: 0 24px;
+    grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
+  table.stack tr { display: block; border-top: 2px solid var(--edge); padding: 6px 0; }
   table.stack th, table.stack td { display: block; border: 0; padding: 4px 10px; min-width: 0; }
-  table.stack td { display: grid; grid-template-columns: 118px 1fr; gap: 10px; }
+  table.stack td { display: grid; grid-template-columns: minmax(84px, 118px) minmax(0, 1fr); gap: 10px;
+    white-space: normal; overflow-wrap: anywhere; }
+  table.stack .badge { white-space: normal; border-radius: 12px; }
   table.stack td::before { content: attr(data-label); color: var(--soft); font-size: 13px; }
   tr.chosen > :not(:first-child) { box-shadow: inset 4px 0 0 var(--series-0); }
 }
@@ -150,6 +154,9 @@ td.properties { min-width: 212px; padding-right: 0; }
   section, .overview { border: 0; padding: 0; margin: 16px 0; } section { break-before: page; }
   section:first-of-type { break-before: auto; } svg, tr, figure { break-inside: avoid; }
   svg.wide { display: block; } svg.narrow { display: none; }
+  table, thead th, .pick, .sub, .note, figcaption, caption { font-size: 10.5px; }
+  code { font-size: 9px; } td.properties, tbody th, .bar { min-width: 0; }
+  .facts div { font-size: 11px; } .figures dd { font-size: 15px; } a { color: inherit; text-decoration: none; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 @media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }

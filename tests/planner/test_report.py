@@ -333,7 +333,7 @@ def test_the_style_has_dark_print_narrow_and_reduced_motion(text: str) -> None:
     for query in (
         "(prefers-color-scheme: dark)",
         "@media print",
-        "(max-width: 760px)",
+        "(max-width: 860px)",
         "(prefers-reduced-motion: no-preference)",
     ):
         assert query in text
