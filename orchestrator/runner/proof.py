@@ -75,7 +75,7 @@ class _Seen:
 def prove(step: Verify, stage: Stage) -> Proof:
     """Return the proof; raise OrchError FAILED where the arm cannot be served, CANCELLED when asked to stop."""
     plan = with_arm(stage.plan, step.arm)
-    with tempfile.TemporaryDirectory(prefix="orch-measure-") as folder, _served(plan, Path(folder), stage) as server:
+    with tempfile.TemporaryDirectory(prefix="orch-measure-") as folder, served(plan, Path(folder), stage) as server:
         body = Path(folder) / "body"
         headers = _first_request(server, plan.models[0], stage.info, body)
         seen = _Seen()
@@ -111,7 +111,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def _served(plan: DeploymentPlan, folder: Path, stage: Stage) -> Iterator[Server]:
+def served(plan: DeploymentPlan, folder: Path, stage: Stage) -> Iterator[Server]:
     """Run a worker process, which dies with us, until the block is left."""
     (folder / "plan.json").write_text(plan.model_dump_json())
     command = [sys.executable, "-m", "orchestrator.profiling.tied", str(os.getpid())]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from orchestrator.manifest.spec import ModelSpec
 from orchestrator.planner.capacity import Need
 from orchestrator.planner.steps import Verify
 from orchestrator.planner.verdict import the_test
+from orchestrator.profiling.children import environment
 from orchestrator.profiling.measurement import Arm, Proof
 from orchestrator.profiling.store import ProfileStore
 from orchestrator.runner.measure import Around, Subject, measure, plan_by_rule
@@ -189,3 +194,24 @@ def test_the_arm_takes_the_place_of_what_rules_chose(found: tuple[Inventory, Mod
     assert (model.properties, model.batch, model.requests) == (ARM.properties, 4, 3)
     assert model.slo is not None
     assert (plan.endpoint.http, plan.endpoint.grpc) == ("127.0.0.1:0", None)
+
+
+def test_a_worker_that_is_proved_dies_with_a_planner_that_is_killed(found: tuple[Inventory, ModelInfo]) -> None:
+    code = f"""
+import os, tempfile
+from pathlib import Path
+from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.runner.proof import Stage, served
+plan = DeploymentPlan.model_validate_json({plan_by_rule(a_subject(found)).model_dump_json()!r})
+stage = Stage(plan, None, None, (0,), print, lambda: False)
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, served(plan, Path(folder), stage) as server:
+    print(server.pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment(), timeout=60, check=False, text=True
+    )
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(int(ran.stdout))
+        assert select.select([descriptor], [], [], 10.0)[0], "it still runs"
+        os.close(descriptor)
