@@ -14,7 +14,7 @@ from orchestrator.errors import Kind, OrchError
 FIRST_TIMEOUT_S = 120.0  # the first inference of a large model may allocate and generate code
 WARM_UP_S = 1.0
 WARM_UP_MAX = 50
-STEADY = 0.05  # two medians of five that differ by less are steady (planning-and-overload, step 2)
+STEADY = 0.05  # two medians of five that differ by less are steady
 
 
 @dataclass(frozen=True, slots=True)

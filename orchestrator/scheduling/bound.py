@@ -14,7 +14,7 @@ def queue_bound(
     """Return how many requests may wait: the manifest's `limit`, else what can still be answered within the SLO.
 
     Little's law: while the last one waits its budget (SLO less one service time), `concurrency` requests are served
-    each service time (planning-and-overload, admission step 3).
+    each service time.
     """
     if limit is not None:
         return limit
