@@ -204,10 +204,12 @@ _BESIDE_DECISIONS = frozenset({"device", "shapes", "queue", "priority", "propert
 
 
 def _decision_reasons(decision: Decision) -> tuple[Reason, ...]:
+    """Return the first sentence, which says why, and the last, which says what would change it, and the proof."""
     sentences = decision.sentences or (f"{decision.arm.name}, chosen by measuring",)
-    proof = decision.proof
-    proofs = () if proof is None else (because("proof", f"{proof.verdict}: {proof.reason}"),)
-    return (*(because("measured", text) for text in sentences), *proofs)
+    reasons = [because("measured", text) for text in dict.fromkeys((sentences[0], sentences[-1]))]
+    if decision.proof is not None:
+        reasons.append(because("proof", f"{decision.proof.verdict}: {decision.proof.reason}"))
+    return tuple(reasons)
 
 
 def _verdict_warnings(decision: Decision) -> tuple[str, ...]:

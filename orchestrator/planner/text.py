@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.planner.diff import Action, Change
+from orchestrator.planner.explain import duration, rate
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan, Reason, SloPlan
 from orchestrator.units import format_duration, format_rate, format_size
 
@@ -128,16 +129,12 @@ def _measured(model: ModelPlan) -> str:
     parts = [str(model.verdict)]
     if model.capacity_per_s is not None:
         low, high = model.capacity_low_per_s, model.capacity_high_per_s
-        interval = f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else ""
-        parts.append(f"capacity {model.capacity_per_s:.3g}/s{interval}")
+        interval = f" ({rate(low)} to {rate(high)})" if low is not None and high is not None else ""
+        parts.append(f"capacity {rate(model.capacity_per_s)}{interval}")
     if model.service_s is not None:
-        p99 = f", p99 {_time(model.service_p99_s)}" if model.service_p99_s is not None else ""
-        parts.append(f"inference {_time(model.service_s)}{p99}")
+        p99 = f", p99 {duration(model.service_p99_s)}" if model.service_p99_s is not None else ""
+        parts.append(f"inference {duration(model.service_s)}{p99}")
     return ", ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    return format_duration(float(f"{seconds:.3g}"))
 
 
 def _compared(model: ModelPlan, actual: Mapping[str, str]) -> list[str]:

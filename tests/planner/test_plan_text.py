@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.planner.diff import diff
+from orchestrator.planner.resolve import resolve
 from orchestrator.planner.text import changes_to_text, plan_to_text, summary
-from tests.builders import a_model, a_plan
+from tests.builders import a_deployment, a_model, a_plan, an_inventory, model_infos
+from tests.builders_decision import a_capacity, a_decision
 
 
 def test_changes_are_a_line_each_with_the_details_of_more_than_one() -> None:
@@ -52,3 +54,26 @@ def test_what_was_read_back_stands_beside_what_was_planned() -> None:
 def test_a_long_name_is_never_cut() -> None:
     path = "/" + "x" * 100
     assert f"CACHE_DIR={path}" in plan_to_text(a_plan(a_model(properties={"CACHE_DIR": path})))
+
+
+def test_a_measured_plan_says_verdict_capacity_why_and_the_proof() -> None:
+    deployment = a_deployment(a_model(slo={"latency": "200ms", "rate": "25/s"}))
+    decision = a_decision(
+        model="detector",
+        capacity=a_capacity(41.5),
+        service_s=0.0395,
+        service_p99_s=0.0432,
+        sentences=("Two streams carry 41.5/s.", "Batches do not pay.", "Would change: the SLO."),
+        verdict="rejected",
+    )
+    plan = resolve(deployment, an_inventory(), model_infos(deployment), decisions={"detector": decision})
+    text = plan_to_text(plan)
+    for line in (
+        "  measured      rejected, capacity 41.5/s (39.4/s to 43.6/s), inference 39.5 ms,",
+        "  because       measured: Two streams carry 41.5/s.",
+        "                measured: Would change: the SLO.",
+        "                proof: verified: accepted after 299 requests",
+        "  warning       the SLO does not hold at its rate: the open-loop run missed it;",
+    ):
+        assert line in text.splitlines(), text
+    assert "Batches" not in text
