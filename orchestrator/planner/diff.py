@@ -11,6 +11,7 @@ from orchestrator.units import format_duration, format_rate, format_size
 
 T = TypeVar("T")
 Action = Literal["create", "update", "replace", "delete", "unchanged"]
+PINNING = "ENABLE_CPU_PINNING"
 SYMBOLS: Mapping[Action, str] = {"create": "+", "update": "~", "replace": "±", "delete": "-", "unchanged": "="}
 
 
@@ -50,6 +51,7 @@ def _worker_changes(observed: DeploymentPlan, desired: DeploymentPlan) -> tuple[
     details = [
         *_endpoint_details(observed.endpoint, desired.endpoint),
         *_detail("cores", _cores(observed.cores), _cores(desired.cores)),
+        *_pinning_details(observed, desired),
     ]
     if details:
         return (Change(None, "replace", f"{_first(details)} needs a new worker", tuple(details)),)
@@ -59,6 +61,18 @@ def _worker_changes(observed: DeploymentPlan, desired: DeploymentPlan) -> tuple[
         *_detail("machine", observed.fingerprint or "unknown", desired.fingerprint or "unknown"),
     ]
     return (Change(None, "update", _first(details), tuple(details)),) if details else ()
+
+
+def _pinning_details(observed: DeploymentPlan, desired: DeploymentPlan) -> list[str]:
+    """Return the models whose pinning changes: idle threads of the process would be used with the old one (trap 13)."""
+    old = {plan.name: plan.properties.get(PINNING) for plan in observed.models}
+    new = {plan.name: plan.properties.get(PINNING) for plan in desired.models}
+    return [
+        detail
+        for name in sorted(old.keys() & new.keys())
+        if old[name] is not None and new[name] is not None
+        for detail in _detail(f"pinning of {name}", old[name], new[name])
+    ]
 
 
 def _endpoint_details(old: EndpointPlan, new: EndpointPlan) -> list[str]:

@@ -174,3 +174,12 @@ def test_a_change_of_any_field_is_seen_and_a_replace_names_it(field: str) -> Non
     (change,) = diff(plan, plan.model_copy(update={"models": (other,)}))
     assert change.action == action
     assert "its compiled model" not in change.cause
+
+
+def test_a_change_of_pinning_needs_a_new_worker_because_openvino_keeps_its_threads() -> None:
+    before = a_plan(a_model(properties={"ENABLE_CPU_PINNING": "NO"}))
+    after = a_plan(a_model(properties={"ENABLE_CPU_PINNING": "YES"}))
+    worker = diff(before, after)[0]
+    assert (worker.model, worker.action) == (None, "replace")
+    assert worker.cause == "pinning of detector NO -> YES needs a new worker"
+    assert diff(before, before)[0].model == "detector"
