@@ -51,8 +51,7 @@ def _worker_changes(observed: DeploymentPlan, desired: DeploymentPlan) -> tuple[
     details = [
         *_endpoint_details(observed.endpoint, desired.endpoint),
         *_detail("cores", _cores(observed.cores), _cores(desired.cores)),
-        *_pinning_details(observed, desired),
-    ]
+    ] or _pinning_details(observed, desired)
     if details:
         return (Change(None, "replace", f"{_first(details)} needs a new worker", tuple(details)),)
     details = [
