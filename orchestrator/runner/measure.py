@@ -16,6 +16,7 @@ from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment, ModelSpec
 from orchestrator.planner.arms import candidates
 from orchestrator.planner.decision import Decision
+from orchestrator.planner.explain import rate
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
 from orchestrator.planner.search import Search
@@ -188,7 +189,7 @@ class _Measuring:
         order = ToRun(concurrency=step.concurrency, seconds=step.seconds, round=step.round)
         block = bench.block(order, step.seconds + BLOCK_TIMEOUT_S)
         self._around.progress(
-            f"{step.arm.name}: {block.per_s * step.arm.batch:.3g}/s with {step.concurrency} in flight"
+            f"{step.arm.name}: {rate(block.per_s * step.arm.batch)} with {step.concurrency} in flight"
             f" (round {step.round + 1})"
         )
         return Measured(block, profile.actual, profile.compile_s, profile.memory_bytes)
@@ -207,7 +208,7 @@ class _Measuring:
 
     def _prove(self, step: Verify) -> Result:
         self._end_benches()  # their memory is the worker's now
-        self._around.progress(f"proving {step.arm.name} at {step.rate_per_s:.3g}/s")
+        self._around.progress(f"proving {step.arm.name} at {rate(step.rate_per_s)}")
         subject = self._subject
         stage = Stage(
             plan=plan_by_rule(subject),

@@ -239,14 +239,19 @@ def _transition(previous: SaturationState, snapshot: PoolSnapshot, measured: Sat
 
 
 def _numbers(snapshot: PoolSnapshot, measured: Saturation) -> str:
-    parts = [f"{measured.value:.0%} full by {measured.cause}", f"{arrivals_per_s(snapshot):.3g} requests/s arrive"]
+    parts = [f"{measured.value:.0%} full by {measured.cause}", f"{_figure(arrivals_per_s(snapshot))} requests/s arrive"]
     possible_per_s = service_per_s(snapshot)
     if possible_per_s:
-        parts.append(f"about {possible_per_s:.3g}/s can be answered")
+        parts.append(f"about {_figure(possible_per_s)}/s can be answered")
     if snapshot.slo_latency_s and snapshot.window.latency.p99 is not None:
         slo_ms, p99_ms = snapshot.slo_latency_s * 1e3, snapshot.window.latency.p99 * 1e3
-        parts.append(f"p99 {p99_ms:.3g} ms, SLO {slo_ms:.3g} ms at p{snapshot.slo_percentile or 99:g}")
+        parts.append(f"p99 {_figure(p99_ms)} ms, SLO {_figure(slo_ms)} ms at p{snapshot.slo_percentile or 99:g}")
     refused = refused_share(snapshot.recent)
     if refused:
         parts.append(f"{refused:.1%} refused or expired")
     return ", ".join(parts)
+
+
+def _figure(value: float) -> str:
+    """Return three figures, and all of those before the point."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"

@@ -217,6 +217,11 @@ def test_a_transition_says_the_numbers_and_what_to_do() -> None:
     ]
 
 
+def test_thousands_of_requests_are_told_in_plain_figures() -> None:
+    _, transitions = states(seconds(0, 4, a_snapshot(**steady(2504, **SOFT), service_s=0.0013)))
+    assert "2504 requests/s arrive, about 1538/s can be answered" in transitions[0].message
+
+
 def test_no_state_is_reached_twice_as_fast_by_asking_twice_as_often() -> None:
     every_second = states(seconds(0, 6, LIVELY))[1]
     often = states([(tenth / 10, LIVELY) for tenth in range(51)])[1]
