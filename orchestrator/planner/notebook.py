@@ -223,13 +223,16 @@ class Notebook:
         return 0.5 * max((self.most_per_s(arm) for arm in self.contenders()), default=0.0)
 
     def simplest_of_ties(self, arms: Sequence[Arm]) -> Arm | None:
-        """Return of those that are as good as the first, within the resolution, the simplest with the least memory."""
+        """Return of those that are as good as the first, within the resolution, the simplest, then the best."""
         if not arms:
             return None
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
         least = (1 - tie) * self.capacity(arms[0]).per_s
         tied = [arm for arm in arms if self.capacity(arm).per_s >= least]
-        return min(tied, key=lambda arm: (simplicity(arm)[:3], self._profiles[arm.key].memory_bytes or 0, arm.name))
+        return min(tied, key=lambda arm: (simplicity(arm)[:3], -self.capacity(arm).per_s, self._memory(arm), arm.name))
+
+    def _memory(self, arm: Arm) -> int:
+        return self._profiles[arm.key].memory_bytes or 0
 
     def batch_gain(self, single: Arm, batched: Arm) -> float:
         """Return rows x D(1) / D(rows)."""
@@ -356,6 +359,7 @@ class Notebook:
             per_s=evidence.rows_per_s(profile),
             verdict=verdict,
             reason=reason,
+            inflation=self._inflation.get(arm.key, 1.0),
             proof=proof,
             floor_s=min(self._floor_s(each) for each in self.measured()) if self.question.need else None,
             rejected=self._rejected(arm, predicted),
@@ -381,6 +385,7 @@ class Notebook:
             streams=self._profiles[arm.key].actual.streams,
             service_s=self.median_s(arm),
             per_s=evidence.rows_per_s(self._profiles[arm.key]),
+            inflation=self._inflation.get(arm.key, 1.0),
         )
 
     def _why_not(self, arm: Arm, chosen: Arm, own: Capacity | None, best: Capacity | None) -> str:

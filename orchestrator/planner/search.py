@@ -207,7 +207,7 @@ class Search:
 
     def _round(self, number: int) -> Asking:
         """Measure all that is still in the race in random order, between two blocks of the anchor."""
-        self._prune()
+        self._drop_infeasible()
         arms = [arm for arm in self.notes.contenders() if arm.key not in self._stored]
         anchor = self.notes.anchor
         if not arms or anchor is None or self._left_s() < len(arms) * 2 * (BLOCK_S + STEP_OVERHEAD_S):
@@ -237,12 +237,15 @@ class Search:
         notes = self.notes
         return not notes.is_out(step.arm) and (not notes.ambient or notes.lacks(step.arm, step.concurrency))
 
+    def _drop_infeasible(self) -> None:
+        for arm in self.notes.contenders():
+            if self.notes.is_infeasible(arm):
+                self.notes.drop_infeasible(arm)
+
     def _prune(self) -> None:
         """Drop what cannot hold the SLO even unloaded, and what at its best cannot beat the best at its worst."""
         notes = self.notes
-        for arm in notes.contenders():
-            if notes.is_infeasible(arm):
-                notes.drop_infeasible(arm)
+        self._drop_infeasible()
         bounds = {arm.key: notes.most_per_s(arm) * (1 + 2 * notes.resolution) * LOAD_MAX for arm in notes.contenders()}
         if not bounds or min(bounds.values()) > max(bounds.values()) / (1 + 2 * notes.resolution):
             return  # nobody can be dominated, and simulating costs time
@@ -392,10 +395,11 @@ class Search:
 
 
 def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate]) -> tuple[ArmProfile, ...]:
-    """Return the stored profiles of arms that are candidates still, measured in more than one round."""
+    """Return the stored profiles of arms that are candidates still, measured in more than one round.
+
+    One round of a batch may be all there was to learn of it.
+    """
     known = by_key(found)
-    return tuple(
-        profile
-        for profile in stored
-        if profile.arm.key in known and len({block.round for block in profile.blocks if block.service_s}) > 1
-    )
+    rounds = {each.arm.key: len({block.round for block in each.blocks if block.service_s}) for each in stored}
+    least = {key: 1 if arm.batch > 1 else 2 for key, arm in known.items()}
+    return tuple(each for each in stored if rounds[each.arm.key] >= least.get(each.arm.key, math.inf))
