@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from orchestrator.cli.render import talk
 from orchestrator.errors import Kind, OrchError, render
 
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 DONE, NO, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES: Mapping[Kind, int] = {
@@ -62,6 +64,10 @@ def guarded(main: Callable[[], object], *, command: list[str], environ: Mapping[
         return _told(error, EXIT_CODES[error.kind])
     except TroubleError as trouble:
         return _told(trouble.error, trouble.code)
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            return _reported(error, command, environ)
+        return _told(OrchError(Kind.FAILED, f"the output cannot be written: {error.strerror}"), NO)
     except Exception as bug:  # noqa: BLE001 - this is the boundary
         return _reported(bug, command, environ)
     return DONE

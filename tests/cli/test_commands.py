@@ -140,6 +140,13 @@ def test_a_reader_who_goes_away_ends_the_command_quietly(home: Path) -> None:
     assert (ran.returncode, ran.stderr) == (141, "")
 
 
+def test_a_full_disk_is_no_bug() -> None:
+    command = [sys.executable, "-m", "orchestrator.cli", "schema"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "error: the output cannot be written: No space left on device\n")
+
+
 def change(model: str, action: str, cause: str, deployment: str = "quickstart") -> dict[str, str]:
     return {"deployment": deployment, "model": model, "action": action, "symbol": "+", "cause": cause}
 
