@@ -219,6 +219,8 @@ def _lines(frame: Frame, drawing: Drawing, room: _Room) -> str:
             parts.append(f'<path class="asked" d="M{x:.1f} {frame.top}V{frame.base}"/>')
             room.dots += [(x, float(y)) for y in range(frame.top, frame.base, 6)]
         anchor = "end" if beyond or x > frame.end - 90 else "middle"
+        if x < frame.left + 12 * frame.font:  # beside the name of the axis
+            x, anchor = max(x, frame.left + 7.0 * frame.font), "start"
         parts.append(_text(x, frame.top - 14, says + (" \N{RIGHTWARDS ARROW}" if beyond else ""), "", anchor))
     return "\n".join(parts)
 

@@ -24,15 +24,18 @@ class Point(NamedTuple):
     latency_s: float
 
 
-def curve(profile: ArmProfile, percentile: float, ceiling_s: float, *, cpus: int, arms: int) -> tuple[Point, ...]:
+def curve(
+    profile: ArmProfile, percentile: float, ceiling_s: float, *, cpus: int, arms: int, inflation: float = 1.0
+) -> tuple[Point, ...]:
     """Return latency at the percentile for rising Poisson rates, up to the first above `ceiling_s`; at least three.
 
     Empty without service times. `cpus` are the cores that the arm was given; `arms` are drawn together and share the
-    work. All rates share their chance, so that the curve is smooth. A batch takes as long as a full one.
+    work; `inflation` is what a proof taught. All rates share their chance, so that the curve is smooth. A batch takes
+    as long as a full one.
     """
     if not any(block.service_s for block in profile.blocks):
         return ()
-    service = service_of(profile, cpus=cpus, front_end_s=FRONT_END_S)
+    service = service_of(profile, cpus=cpus, front_end_s=FRONT_END_S, inflation=inflation)
     need = Need(latency_s=ceiling_s, percentile=percentile, queue_limit=_NO_LIMIT)
     count = max(REQUESTS_MIN, min(REQUESTS_MAX, REQUESTS_IN_ALL // (len(BUSY) * max(1, arms))))
     points: list[Point] = []

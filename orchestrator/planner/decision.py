@@ -28,6 +28,8 @@ class Rejected(Frozen):
     """Median of one inference with all requests in flight."""
     per_s: float | None = None
     """Closed-loop throughput in rows a second."""
+    inflation: float = 1.0
+    """By what the capacity takes service times to be longer than measured, because a proof showed it."""
 
 
 class Decision(Frozen):
@@ -49,6 +51,8 @@ class Decision(Frozen):
     verdict: Verdict
     reason: str = ""
     """Why it is that verdict, in one line."""
+    inflation: float = 1.0
+    """By what the capacity takes service times to be longer than measured, because a proof showed it."""
     proof: Proof | None = None
     floor_s: float | None = None
     """The lowest latency at the SLO's percentile that any arm reached unloaded."""

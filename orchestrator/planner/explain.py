@@ -25,7 +25,7 @@ def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, c
         _runner_up(decision),
         _batches(decision),
         _verdict(decision, slo, rate_per_s),
-        _neighbours(decision.proof),
+        _neighbours(decision),
         _floor(decision, slo),
         _would_change(decision, slo, rate_per_s, cpus),
     ]
@@ -81,6 +81,8 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
         return f"{where}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
     took = f" in {decision.seconds:.0f} s" if decision.seconds >= 0.5 else ""
     carries = f"predicted to carry {interval(decision.capacity)} with {_promise(slo)}"
+    if abs(decision.inflation - 1) > 0.005:
+        carries += f", now that a run showed it to take {decision.inflation:.2f} times as long"
     return f"{where}, chosen of {tried} measured{took}: {carries}."
 
 
@@ -203,15 +205,23 @@ def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) 
 
 
 def _run(proof: Proof, slo: SloPlan, rate_per_s: float | None) -> str:
-    at = rate(proof.rate_per_s)
-    if rate_per_s and abs(proof.rate_per_s / rate_per_s - 1) > 0.005:
-        at += f" ({proof.rate_per_s / rate_per_s:.2f} times the {rate(rate_per_s)} asked for)"
-    text = f"at {at}, {proof.misses} of {_counted(proof.sent, 'request')} missed {duration(slo.latency_s)}"
-    text += f" in an open loop ({proof.arrivals}) through the served path"
+    missed = f"{proof.misses} of {_counted(proof.sent, 'request')} missed {duration(slo.latency_s)}"
+    how = f"in an open loop ({proof.arrivals}) through the served path"
+    return f"{_at(proof, rate_per_s)}, {missed} {how}{_latencies(proof, slo)}."
+
+
+def _at(proof: Proof, rate_per_s: float | None) -> str:
+    text = f"at {rate(proof.rate_per_s)}"
+    if not rate_per_s or abs(proof.rate_per_s / rate_per_s - 1) <= 0.005:
+        return text
+    return f"{text} ({proof.rate_per_s / rate_per_s:.2f} times the {rate(rate_per_s)} asked for)"
+
+
+def _latencies(proof: Proof, slo: SloPlan) -> str:
     median, tail = observed_s(proof, 50), observed_s(proof, slo.percentile)
-    if median is not None and tail is not None:
-        text += f"; median {duration(median)}, p{slo.percentile:g} {duration(tail)}"
-    return text + "."
+    if median is None or tail is None:
+        return ""
+    return f"; median {duration(median)}, p{slo.percentile:g} {duration(tail)}"
 
 
 def _infeasible(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:
@@ -231,15 +241,17 @@ def _unverified(decision: Decision, slo: SloPlan | None, rate_per_s: float | Non
         return "Not verified: without an SLO there is nothing to prove."
     if decision.proof:
         reason = (decision.reason or decision.proof.reason).rstrip(".")
-        return f"Not verified: {reason}. What was seen: {_run(decision.proof, slo, rate_per_s)}"
+        seen = _at(decision.proof, rate_per_s) + _latencies(decision.proof, slo)
+        return f"Not verified: {reason}. The run was {seen}."
     if rate_per_s is None:
         return "Not verified: no rate was asked for, so none was proven; the capacity is a prediction."
     why = decision.reason.rstrip(".") or "no open-loop run was made"
     return f"Not verified: {why}; the capacity is a prediction."
 
 
-def _neighbours(proof: Proof | None) -> str:
-    if proof is None or not proof.host.tainted():
+def _neighbours(decision: Decision) -> str:
+    proof = decision.proof
+    if proof is None or decision.verdict not in {"verified", "rejected"} or not proof.host.tainted():
         return ""
     shares = (("other processes", proof.host.foreign), ("the hypervisor", proof.host.steal))
     taken = [f"{who} took {100 * share:.0f} %" for who, share in shares if share > 0.005]

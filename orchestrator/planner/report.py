@@ -10,7 +10,7 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.planner.capacity import quantile
 from orchestrator.planner.chart import Drawing, Series, chart, shape
 from orchestrator.planner.curve import Point, curve
-from orchestrator.planner.decision import Capacity, Decision
+from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.evidence import busy_blocks
 from orchestrator.planner.explain import duration, explain, figure, interval, observed_s, rate
 from orchestrator.planner.plan import ModelPlan, SloPlan
@@ -251,9 +251,9 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
     measured = decision.per_s > 0
     found = [
         _Row(
-            _series(ident, 0, decision.arm, decision.capacity, model, profiles.get(decision.arm.key), arms),
+            _series(ident, 0, decision, model, profiles.get(decision.arm.key), arms),
             decision.arm,
-            f"chosen: {decision.reason}" if decision.reason else "chosen",
+            f"chosen, {decision.verdict}" + (f": {decision.reason}" if decision.reason else ""),
             decision.service_s if measured else None,
             decision.service_p99_s if measured else None,
             decision.per_s if measured else None,
@@ -264,7 +264,7 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
         samples = [value for block in busy_blocks(profile) for value in block.service_s] if profile else []
         found.append(
             _Row(
-                _series(ident, number, each.arm, each.capacity, model, profile, arms),
+                _series(ident, number, each, model, profile, arms),
                 each.arm,
                 each.reason,
                 each.service_s,
@@ -276,17 +276,14 @@ def _rows(ident: str, model: Planned, arms: int) -> tuple[_Row, ...]:
 
 
 def _series(
-    ident: str,
-    number: int,
-    arm: Arm,
-    capacity: Capacity | None,
-    model: Planned,
-    profile: ArmProfile | None,
-    arms: int,
+    ident: str, number: int, found: Decision | Rejected, model: Planned, profile: ArmProfile | None, arms: int
 ) -> Series:
     percentile = model.slo.percentile if model.slo else PERCENTILE
-    points = curve(profile, percentile, _ceiling_s(model), cpus=model.cpus, arms=arms) if profile else ()
-    return Series(number, arm.name, f"{ident}-arm-{number}", points, capacity)
+    points: tuple[Point, ...] = ()
+    if profile:
+        ceiling_s, inflation = _ceiling_s(model), found.inflation
+        points = curve(profile, percentile, ceiling_s, cpus=model.cpus, arms=arms, inflation=inflation)
+    return Series(number, found.arm.name, f"{ident}-arm-{number}", points, found.capacity)
 
 
 def _ceiling_s(model: Planned) -> float:
@@ -383,7 +380,8 @@ def _arm_row(row: _Row, most: float, asked: float | None) -> str:
         _cell("Outcome", escape(row.reason)),
         _cell("Properties", _properties(row.arm), "properties"),
     ]
-    head = f'<th role="rowheader" scope="row">{key}{row.series.letter} &nbsp;{escape(row.arm.name)}{pick}</th>'
+    named = f'<span class="letter">{key}{row.series.letter}</span> {escape(row.arm.name)}'
+    head = f'<th role="rowheader" scope="row">{named}{pick}</th>'
     return f'<tr role="row" id="{row.series.target}" class="{kind}">{head}{"".join(cells)}</tr>'
 
 

@@ -121,6 +121,7 @@ tr:target > * { background: color-mix(in srgb, var(--series-0) 22%, transparent)
 tr.chosen > :first-child, tr:target > :first-child { box-shadow: inset 4px 0 0 var(--series-0); }
 tbody th { padding-left: 12px; min-width: 130px; } thead th:first-child { padding-left: 12px; }
 .key { display: inline-block; width: 18px; height: 18px; vertical-align: -4px; margin-right: 7px; }
+.letter { white-space: nowrap; margin-right: 4px; }
 .pick { display: block; color: var(--series-0); font-size: 13px; }
 .bar { display: block; width: 100%; min-width: 110px; max-width: 190px; height: 14px; margin-top: 3px; }
 .bar .track { stroke: var(--edge); stroke-width: 2; } .bar .asked { stroke-dasharray: none; stroke-width: 1.5; }

@@ -82,7 +82,7 @@ def test_a_rejected_run_is_told_with_its_misses_and_that_the_prediction_was_too_
         (
             25.0,
             a_proof(verdict="unverified", reason="the budget was spent after 40 requests.", sent=40),
-            "the budget was spent after 40 requests. What was seen: at 31.2/s",
+            "the budget was spent after 40 requests. The run was at 31.2/s",
         ),
     ],
 )
@@ -126,6 +126,11 @@ def test_a_lock_tells_of_the_proof_what_its_samples_told() -> None:
     assert not kept.proof.latency_s
     told = [next(each for each in explain(one, an_slo(), 25.0, 2) if "Verified" in each) for one in (fresh, kept)]
     assert told[0] == told[1]
+
+
+def test_a_capacity_that_a_run_corrected_says_so() -> None:
+    said = explain(a_decision(inflation=1.3), an_slo(), 25.0, 2)
+    assert said[0].endswith("within 200 ms, now that a run showed it to take 1.30 times as long.")
 
 
 def test_a_speed_up_that_no_threads_could_reach_is_not_asked_for() -> None:

@@ -217,9 +217,9 @@ def test_arms_differ_by_shape_and_letter_not_only_by_colour() -> None:
 
 def test_the_rows_of_the_table_are_the_chosen_arm_then_the_others_by_capacity(page: Page) -> None:
     table = Page(the_verified()).all("table")[-1]
-    heads = [row.all("th")[0].text() for row in table.all("tbody")[0].all("tr")]
-    assert [head.strip().split("\xa0")[1] for head in heads] == [
-        "2 streams x 1 threadchosen",
+    heads = ["".join(row.all("th")[0].own).strip() for row in table.all("tbody")[0].all("tr")]
+    assert heads == [
+        "2 streams x 1 thread",
         "1 stream x 2 threads",
         "LATENCY",
         "2 streams x 1 thread, batch 4",
@@ -347,6 +347,13 @@ def test_a_curve_rises_and_ends_soon_after_it_leaves_the_picture() -> None:
     assert points[0].latency_s >= 0.0395
     assert sum(point.latency_s > 0.2 for point in points) <= 1
     assert len(curve(profile, 99.0, 100.0, cpus=2, arms=5)) == len(BUSY)
+
+
+def test_what_a_proof_taught_moves_the_curve_with_the_capacity() -> None:
+    profile = a_profile(a_decision()).arms[0]
+    plain, slower = (curve(profile, 99.0, 1.0, cpus=2, arms=5, inflation=factor) for factor in (1.0, 2.0))
+    assert slower[0].per_s == pytest.approx(plain[0].per_s / 2)
+    assert slower[0].latency_s == pytest.approx(2 * plain[0].latency_s, rel=0.05)
 
 
 def test_an_arm_without_service_times_has_no_curve() -> None:
