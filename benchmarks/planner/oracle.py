@@ -50,7 +50,8 @@ class Cell:
         return self.oracle_per_s >= self.rate_per_s
 
 
-def _under(entry: Entry, slo_factor: float, arrivals: Arrivals, rates: Sequence[float]) -> Iterator[Cell]:
+def cells_under(entry: Entry, slo_factor: float, arrivals: Arrivals, rates: Sequence[float]) -> Iterator[Cell]:
+    """Yield a model's cells under one SLO: one for each rate, as a share of what the oracle carries."""
     truth = Truth(entry, Slo(slo_factor * floor_s(entry), arrivals=arrivals))
     oracle, per_s = truth.best()
     for share in rates:
@@ -62,9 +63,9 @@ def quality_cells(table: Table) -> list[Cell]:
     cells: list[Cell] = []
     for entry in table.entries:
         for factor in SLOS:
-            cells += _under(entry, factor, "poisson", RATES)
+            cells += cells_under(entry, factor, "poisson", RATES)
         for arrivals in OTHER_ARRIVALS:
-            cells += _under(entry, OTHER_SLO, arrivals, [OTHER_RATE])
+            cells += cells_under(entry, OTHER_SLO, arrivals, [OTHER_RATE])
     return cells
 
 
@@ -76,7 +77,7 @@ def impossible_cells(table: Table) -> list[Cell]:
         oracle, per_s = tight.best()
         rate = RATES[0] * oracle.most_per_s
         cells.append(Cell(entry, tight, TOO_TIGHT, RATES[0], rate, oracle, per_s))
-        cells += _under(entry, OTHER_SLO, "poisson", [TOO_FAST])
+        cells += cells_under(entry, OTHER_SLO, "poisson", [TOO_FAST])
     return cells
 
 

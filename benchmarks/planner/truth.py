@@ -22,7 +22,7 @@ from orchestrator.scheduling.arrivals import Arrivals, gaps, scaled
 REQUESTS: Final = 100_000
 COARSE: Final = 20_000
 COARSE_ERROR: Final = 1.2  # a capacity by the coarse run is not further off than this
-RESAMPLED: Final = 8
+RESAMPLED: Final = 6
 LOAD_MAX: Final = 0.95  # of the throughput: a finite run cannot tell whether a queue above it would ever end
 STEP: Final = 1.004  # the rates that are told apart
 SEED: Final = 77_001  # the planner draws its arrivals from others
@@ -184,8 +184,8 @@ class Truth:
 
     def _redrawn(self, candidate: Candidate, seed: int) -> float:
         row = next(row for row in self.entry.resampled(seed).rows if row.arm.key == candidate.row.arm.key)
-        ceiling = LOAD_MAX * candidate.most_per_s
-        return self._between(replace(candidate, row=row), ceiling / 1000, ceiling, 1.01, COARSE)
+        per_s = self.capacity(candidate)
+        return self._between(replace(candidate, row=row), per_s / 1.3, per_s * 1.3, 1.01, COARSE) if per_s else 0.0
 
     def best(self) -> tuple[Candidate, float]:
         """Return the oracle's choice and its capacity: nothing in the table carries more."""
