@@ -69,7 +69,9 @@ def resolve(
         needs.append(need)
     refusals, memory_warnings = check_memory(needs, inventory.host, deployment.spec.resources.memory, inventory.devices)
     _raise([_problem(deployment, None, Fault("resources.memory", what, "serve fewer models")) for what in refusals])
-    warnings += [*memory_warnings, *_planning_warnings(deployment, decisions), *notes, *_crowding_warnings(worker)]
+    # Whoever looked for decisions says best why there are none.
+    planning = tuple(notes) or _planning_warnings(deployment, decisions)
+    warnings += [*memory_warnings, *planning, *_crowding_warnings(worker)]
     endpoint = deployment.spec.endpoint
     return DeploymentPlan(
         name=deployment.metadata.name,

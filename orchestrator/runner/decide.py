@@ -169,6 +169,6 @@ def _explained(ask: Ask, decision: Decision) -> Decision:
 
 def _without_profile(model: str) -> str:
     return (
-        f"{model} has no profile of this machine, so it is planned by rule: measure it once with "
+        f"{model} has no profile of this machine that is complete enough, so it is planned by rule: measure it with "
         "orch plan --mode measure, or name its profile with --profile"
     )

@@ -29,6 +29,7 @@ kind: Deployment
 metadata: {{name: {name}}}
 spec:
   endpoint: {{http: "127.0.0.1:0", grpc: "127.0.0.1:0"}}
+  planning: {planning}
   models:
     - name: digits
       source: {source}
@@ -54,11 +55,13 @@ class Home:
             pytest.fail(f"orch {' '.join(arguments)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def manifest(self, name: str = "demo", extra: str = "", source: str | None = None) -> str:
+    def manifest(
+        self, name: str = "demo", extra: str = "", source: str | None = None, planning: str = "{mode: hint}"
+    ) -> str:
         """Write a manifest of one digits model; `extra` are further lines of the model."""
         lines = "".join(f"      {line}\n" for line in extra.splitlines())
         path = self.folder / f"{name}.yaml"
-        path.write_text(MANIFEST.format(name=name, source=source or "digits.onnx", extra=lines))
+        path.write_text(MANIFEST.format(name=name, source=source or "digits.onnx", extra=lines, planning=planning))
         return path.name
 
     def status(self, name: str = "demo") -> dict[str, Any]:
