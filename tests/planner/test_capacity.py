@@ -175,7 +175,7 @@ def test_the_interval_holds_the_capacity_and_grows_with_the_noise() -> None:
 def test_what_gets_better_does_not_lower_a_capacity(
     times: float, better: float, slots: int, kind: Arrivals, percentile: float
 ) -> None:
-    """A longer SLO, a faster arm, a lower percentile; seen to fail with fresh chance for each rate.
+    """A longer SLO, a faster arm, a lower percentile.
 
     The time in the queue grows with the SLO, so that late requests stay longer: hence the percent beside the step.
     """

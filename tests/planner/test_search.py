@@ -150,7 +150,7 @@ def test_a_served_path_slower_than_its_profile_is_found_out_by_the_proof() -> No
 
 @pytest.mark.parametrize("slo", [HUNDRED, None, {"latency": "15ms"}])
 def test_the_same_results_give_the_same_decision(slo: dict[str, Any] | None) -> None:
-    """Seen to fail with arms kept in a set."""
+    """Seen to fail with chance that nobody seeded."""
     first, second = (decide(slo, Noise(0.3, 0.4)) for _ in range(2))
     assert first == second
 
@@ -202,7 +202,7 @@ def test_whatever_the_table_a_search_ends_within_its_bounds(
     compile_s: float,
     seed: int,
 ) -> None:
-    """Seen to fail with: tainted blocks asked for without end, a proof longer than the budget, a failed arm chosen."""
+    """Seen to fail with a proof that may outlast the budget."""
     slo = {"latency": f"{latency_ms}ms"} | ({"rate": f"{rate}/s"} if rate else {})
     traffic = {"arrivals": arrivals} | ({"concurrency": 4} if arrivals == "closed" else {})
     question, found = a_question(slo, model={"traffic": traffic})
