@@ -173,6 +173,7 @@ def search(cell: Cell, seen: Entry, seed: int) -> tuple[Decision, Machine]:
         cpus=_cpus(seen),
         budget_s=BUDGET_S,
         seed=seed + 1,
+        front_end_s=0.0,  # the table is of the pool
     )
     going = Search(question, list(found(seen, machine)))
     for _ in range(STEPS_MAX):
