@@ -33,8 +33,9 @@ def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, c
 
 
 def figure(value: float) -> str:
-    """Return a number for people: three figures, all of those before the point."""
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+    """Return a number for people with three figures, never as a power of ten: more would be noise."""
+    short = f"{value:.3g}"
+    return f"{float(short):.0f}" if abs(value) >= 99.95 else short
 
 
 def rate(per_s: float) -> str:
