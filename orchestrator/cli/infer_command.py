@@ -95,7 +95,11 @@ def _asked(name: str, token_file: Path | None) -> Target:
     if not model and len(models) != 1:
         hint = f"name one of them: {deployment}/{models[0]}" if models else f"look at it with: orch status {deployment}"
         raise OrchError(Kind.INVALID, f"{deployment} has {len(models)} models ({', '.join(models)})", hint=hint)
-    url = (item.get("endpoint") or {}).get("http")
+    endpoint = item.get("endpoint") or {}
+    url = endpoint.get("http")
+    if not url and endpoint.get("grpc"):
+        hint = f"ask it with a gRPC client at {endpoint['grpc']}, or give it spec.endpoint.http"
+        raise OrchError(Kind.UNSUPPORTED, f"{deployment} listens for gRPC only, and orch infer speaks HTTP", hint=hint)
     if not url:
         raise OrchError(
             Kind.UNAVAILABLE,

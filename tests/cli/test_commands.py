@@ -147,6 +147,17 @@ def test_a_full_disk_is_no_bug() -> None:
     assert (ran.returncode, ran.stderr) == (1, "error: the output cannot be written: No space left on device\n")
 
 
+def test_infer_says_of_a_deployment_with_grpc_alone_that_it_speaks_http(home: Path) -> None:
+    item = {"metadata": {"name": "shop"}, "models": [{"name": "a"}], "endpoint": {"http": None, "grpc": "127.0.0.1:1"}}
+    with stand_in(home, {"status": {"items": [item]}}) as agent:
+        ran = agent.orch("infer", "shop", "-i", "[1]")
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        "error: shop listens for gRPC only, and orch infer speaks HTTP\n"
+        "hint: ask it with a gRPC client at 127.0.0.1:1, or give it spec.endpoint.http\n"
+    )
+
+
 def change(model: str, action: str, cause: str, deployment: str = "quickstart") -> dict[str, str]:
     return {"deployment": deployment, "model": model, "action": action, "symbol": "+", "cause": cause}
 
