@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from heapq import heapreplace
 from math import ceil, sqrt
 from random import Random
+from statistics import mean, stdev
 from typing import Final
 
 from benchmarks.planner.table import Entry, Row
@@ -174,11 +175,12 @@ class Truth:
     def resolution(self, candidate: Candidate) -> float:
         """Return how far a capacity may be off for the blocks that happened to be measured: smaller differences tie.
 
-        The largest of a few redrawings of the blocks, and never less than the anchor's ratio to itself.
+        The 95 % half-width of the ratio of two redrawings of the same blocks, and never less than the anchor's ratio
+        to itself.
         """
         if candidate.key not in self._resolutions:
             redrawn = [self._redrawn(candidate, seed) for seed in range(RESAMPLED)]
-            spread = (max(redrawn) - min(redrawn)) / 2 / max(redrawn) if max(redrawn) else 0.0
+            spread = 1.96 * sqrt(2) * stdev(redrawn) / mean(redrawn) if any(redrawn) else 0.0
             self._resolutions[candidate.key] = max(self.entry.resolution, spread)
         return self._resolutions[candidate.key]
 

@@ -39,13 +39,8 @@ def result(request: pytest.FixtureRequest) -> score.Result:
 
 
 def test_the_choice_never_loses_to_the_better_hint(result: score.Result) -> None:
-    assert not result.below_hints or result.model in KNOWN_TO_LOSE, (
-        result.arm,
-        result.oracle,
-        result.eta,
-        result.hint_eta,
-        result.resolution,
-    )
+    figures = (result.arm, result.oracle, result.eta, result.hint_eta, result.resolution)
+    assert not result.below_hints or result.model in KNOWN_TO_LOSE, figures
 
 
 def test_nothing_is_said_to_hold_that_does_not(result: score.Result) -> None:
