@@ -95,13 +95,20 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
 
     Rates share their arrivals' and service times' chance, so the figure is as steady as its samples; same input, same
     result. Above 0.9 of the throughput nothing is planned. Closed callers: the throughput with as many of them as hold
-    the SLO.
+    the SLO. Nor is more planned than the front end can take in.
     """
     find = _closed_capacity if need.arrivals == "closed" else _open_capacity
     per_s = find(service, need, seed)
     low, high = _interval(service, need, seed)
     formula = formula_capacity(service, need) if service.rows == 1 and need.arrivals == "poisson" else None
-    return Capacity(per_s=per_s, low_per_s=per_s * low, high_per_s=per_s * high, formula_per_s=formula)
+    # One event loop takes all requests in, however fast the model is.
+    most = 1 / service.front_end_s if service.front_end_s > 0 else math.inf
+    return Capacity(
+        per_s=min(per_s, most),
+        low_per_s=min(per_s * low, most),
+        high_per_s=min(per_s * high, most),
+        formula_per_s=formula,
+    )
 
 
 def _open_capacity(service: Service, need: Need, seed: int) -> float:

@@ -84,6 +84,10 @@ class Notebook:
         """Return the median of one inference with all requests under way, as far as that is known."""
         return evidence.median_s(evidence.busy_blocks(self._profiles[arm.key]))
 
+    def alone_median_s(self, arm: Arm) -> float:
+        """Return the median time of an inference that runs alone."""
+        return evidence.median_s(evidence.alone_blocks(self._profiles[arm.key]))
+
     def most_per_s(self, arm: Arm) -> float:
         """Return the requests a second that the arm serves when it is never idle."""
         return self.service(arm).most_per_s

@@ -24,6 +24,7 @@ from orchestrator.planner.notebook import Notebook
 from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
 from orchestrator.planner.verdict import BLOCKS, the_test
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
+from orchestrator.scheduling.inline import pays
 
 ROUNDS = 3
 RACE_ROUNDS = 3  # more, for the best two
@@ -266,6 +267,8 @@ class Search:
         candidate = next((each for each in self._found if best is not None and each.arm.key == best.key), None)
         if best is None or candidate is None or not candidate.batched or not self._may_compile():
             return False
+        if best.device == "CPU" and pays(self.notes.alone_median_s(best)):
+            return False  # the worker infers it where requests arrive, and gathers rows itself
         sizes = {arm.batch: arm for arm in candidate.batched}
         probe = sizes.get(BATCH_PROBE) or candidate.batched[-1]
         if not (yield from self._batch_blocks(probe, best)):

@@ -220,3 +220,9 @@ def test_a_capacity_costs_a_third_of_a_second() -> None:
 
 def test_the_formula_knows_no_rate_where_the_slo_is_below_a_service_time() -> None:
     assert formula_capacity(a_service(0.06), a_need()) == 0
+
+
+def test_no_more_is_planned_than_the_front_end_can_take_in() -> None:
+    fast = Service(alone_s=(20e-6,) * 50, busy_s=((20e-6,) * 50,), slots=2, front_end_s=100e-6)
+    found = capacity(fast, Need(latency_s=0.05, percentile=99.0))
+    assert found.per_s == found.high_per_s == pytest.approx(10_000)

@@ -1,0 +1,172 @@
+"""Simulate several pools that share one machine's cores: each its own scheduler, all their inferences on the cores.
+
+What is simplified, on purpose: an inference computes on as many cores as its stream has threads; while more threads
+compute than there are cores, the kernel shares them evenly, so that a stream of one thread slows down by threads over
+cores, and one of several, which waits at every layer for its slowest thread, by that rounded up. Who computes beside
+others is slower by `beside`, the same for every neighbour. The front ends' CPU time shortens the cores while all are
+taken. Closed callers are taken for an open Poisson stream of the declared rate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from random import Random
+
+from orchestrator.planner.capacity import Need
+from orchestrator.scheduling.arrivals import arrivals
+from orchestrator.scheduling.bound import queue_bound
+from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler
+from orchestrator.scheduling.simulate import TICK_S, Fate
+
+DONE = 1e-12  # seconds of computing that are none: what rounding leaves
+FRONT_END_MAX = 0.5  # of the cores: more a fair kernel would not give the front ends
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """How one model computes: so many streams, each of so many threads."""
+
+    streams: int
+    threads: int
+    alone_s: tuple[float, ...]
+    """Service times of inferences beside which nothing computed."""
+    beside: float = 1.0
+    """By what they are longer while other cores compute, memory and caches being shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one model is asked, and how it computes."""
+
+    stream: Stream
+    need: Need
+    rate_per_s: float
+    seed: int
+
+
+def crowd(
+    loads: Sequence[Load], cpus: int, seconds: float, *, front_end_s: float = 0.0
+) -> tuple[tuple[Fate, ...], ...]:
+    """Return for each load the fates of the requests that arrive within so many seconds, in order of arrival."""
+    return _Crowd(loads, cpus, front_end_s).run(seconds)
+
+
+class _Job:
+    """One inference under way, by what it has still to compute."""
+
+    __slots__ = ("batch", "left_s", "load")
+
+    def __init__(self, load: int, batch: Batch, left_s: float) -> None:
+        self.load = load
+        self.batch = batch
+        self.left_s = left_s
+
+
+class _Crowd:
+    """One simulation."""
+
+    def __init__(self, loads: Sequence[Load], cpus: int, front_end_s: float) -> None:
+        self._loads = loads
+        self._cpus = cpus
+        taken = min(FRONT_END_MAX * cpus, front_end_s * sum(load.rate_per_s for load in loads))
+        self._stall = cpus / (cpus - taken)
+        self._pools = [_scheduler(load) for load in loads]
+        self._chances = [Random(load.seed) for load in loads]
+        self._jobs: list[_Job] = []
+        self._slow = [1.0] * len(loads)
+        self._now = 0.0
+        self._next_tick = TICK_S
+        self._fates: list[dict[int, Fate]] = [{} for _ in loads]
+
+    def run(self, seconds: float) -> tuple[tuple[Fate, ...], ...]:
+        """Let everything arrive, and end."""
+        schedules = []
+        for load, one in enumerate(self._loads):
+            count = max(1, math.ceil(one.rate_per_s * seconds))
+            kind = "poisson" if one.need.arrivals == "closed" else one.need.arrivals
+            times = arrivals(kind, one.rate_per_s, count, one.seed)
+            schedules.append([(at, load, number) for number, at in enumerate(times)])
+        for at, load, number in heapq.merge(*schedules):
+            self._until(at)
+            self._arrive(load, number, at)
+        self._until(inf)
+        return tuple(tuple(fates[number] for number in sorted(fates)) for fates in self._fates)
+
+    def _arrive(self, load: int, number: int, now: float) -> None:
+        pool = self._pools[load]
+        admitted = pool.admit(now, deadline=now + self._loads[load].need.timeout_s)
+        if isinstance(admitted, Refusal):
+            self._fates[load][number] = Fate(now, None, now, admitted.cause)
+            return
+        admitted.payload = number
+        pool.queue(admitted)
+        self._dispatch(load)
+
+    def _until(self, until: float) -> None:
+        """Compute until then; each inference that ends makes room for the next of its pool."""
+        while self._jobs:
+            first = min(self._jobs, key=lambda job: job.left_s * self._slow[job.load])
+            ends = self._now + first.left_s * self._slow[first.load]
+            if ends > until:
+                break
+            self._compute(ends)
+            first.left_s = 0.0
+            self._end_jobs()
+        if until < inf:
+            self._compute(until)
+            self._tick()
+
+    def _compute(self, until: float) -> None:
+        passed, self._now = until - self._now, until
+        for job in self._jobs:
+            job.left_s -= passed / self._slow[job.load]
+
+    def _end_jobs(self) -> None:
+        self._tick()
+        for job in [job for job in self._jobs if job.left_s <= DONE]:
+            self._jobs.remove(job)
+            self._pools[job.load].finish(job.batch, self._now)
+            for ticket in job.batch.tickets:
+                self._fates[job.load][ticket.payload] = Fate(ticket.arrived, ticket.started, self._now, None)
+            self._dispatch(job.load)
+        self._share_cores()
+
+    def _tick(self) -> None:
+        if self._now < self._next_tick:
+            return
+        self._next_tick = self._now // TICK_S * TICK_S + TICK_S
+        for load, pool in enumerate(self._pools):
+            for ticket in pool.expire(self._now):
+                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, Cause.EXPIRED)
+
+    def _dispatch(self, load: int) -> None:
+        while True:
+            batch, expired = self._pools[load].next_batch(self._now)
+            for ticket in expired:
+                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, Cause.EXPIRED)
+            if batch is None:
+                return
+            left_s = self._chances[load].choice(self._loads[load].stream.alone_s)
+            self._jobs.append(_Job(load, batch, left_s))
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        """Set by what the inferences of each load are slower now than alone."""
+        threads = sum(self._loads[job.load].stream.threads for job in self._jobs)
+        crowding = max(1.0, threads / self._cpus)
+        stall = self._stall if threads >= self._cpus else 1.0
+        for load, one in enumerate(self._loads):
+            mine = one.stream.threads
+            slow = crowding if mine == 1 else math.ceil(crowding - 1e-9)
+            self._slow[load] = slow * stall * (one.stream.beside if threads > mine else 1.0)
+
+
+def _scheduler(load: Load) -> Scheduler:
+    stream = load.stream
+    expected_s = math.fsum(stream.alone_s) / len(stream.alone_s) * stream.beside
+    queue = queue_bound(stream.streams, 1, expected_s, slo_latency_s=load.need.latency_s, limit=load.need.queue_limit)
+    return Scheduler(Limits(stream.streams, 1, queue), service_s=expected_s)

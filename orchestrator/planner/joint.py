@@ -1,0 +1,488 @@
+"""Plan several models on one machine's cores: predict layouts by simulation, take the one with most room, or refuse.
+
+A layout gives each model streams of some threads each. `dedicated` layouts have no more threads than there are cores,
+so that nobody waits for a core; `shared` ones give every model as many streams of one thread as its demand wants twice,
+and let the kernel share the cores; `mixed` is what lies between. Threads are never pinned: OpenVINO pins each compiled
+model from core 0 on, its reservation makes a further compile fail, which a change without a gap needs, and no other way
+ties models to cores inside a process. So `dedicated` holds by the kernel, which spreads threads over idle cores.
+
+What is sought is the slack: by what factor all rates can grow until a model misses its SLO.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.planner.capacity import LOAD_MAX, Need, quantile
+from orchestrator.planner.crowd import Load, Stream, crowd
+from orchestrator.planner.explain import duration, figure, rate
+from orchestrator.planner.steps import FRONT_END_S
+from orchestrator.profiling.measurement import Arm
+from orchestrator.scheduling.simulate import Fate
+from orchestrator.units import format_size
+
+Priority = Literal["critical", "default", "sheddable"]
+Kindred = Literal["dedicated", "shared", "mixed"]
+
+PRIORITIES: tuple[Priority, ...] = ("critical", "default", "sheddable")
+DEMAND_MAX = 0.8  # of the cores: above, no layout is steady (planning-and-overload, a)
+STREAMS_PER_DEMAND = 2.0  # of a shared layout: half of its streams idle on average, which takes bursts
+LADDER = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 2.5, 3.0)  # factors of all rates that are tried
+HOPELESS = 0.8  # slack below which a layout is not worth a run: predictions err by less
+REQUESTS_LEAST, REQUESTS_MOST = 1500, 12_000  # simulated: of the rarest model, and of all, which goes before
+FINALISTS = 6
+COMBINATIONS_MAX = 128
+CORES_MAX = 4  # times those there are, when asking how many would do
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to run one model, with the service times to predict it from."""
+
+    arm: Arm
+    stream: Stream
+
+    @property
+    def threads(self) -> int:
+        """Return the threads of all its streams."""
+        return self.stream.streams * self.stream.threads
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of the set: what it must hold at which rate, and the ways to run it."""
+
+    model: str
+    need: Need
+    rate_per_s: float
+    options: tuple[Option, ...]
+    priority: Priority = "default"
+    memory_bytes: int = 0
+    """What it takes when served: its weights, or by what a process that served it grew."""
+
+    @property
+    def thread_s(self) -> float:
+        """Return the mean time of one inference on one thread (an upper bound where only more were measured)."""
+        fewest = min(self.options, key=lambda option: (option.stream.threads, option.stream.streams))
+        return statistics.fmean(fewest.stream.alone_s) * fewest.stream.threads
+
+    @property
+    def demand(self) -> float:
+        """Return the cores that it keeps busy at its rate."""
+        return self.rate_per_s * self.thread_s
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a layout is predicted to do for one model at the declared rates."""
+
+    latency_s: float
+    """At the SLO's percentile; infinite where too many are refused."""
+    service_s: float
+    service_p99_s: float
+    slack: float
+    """By what all rates can grow before it misses: 0 where it misses even at the least that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An option for each model, and what comes of it."""
+
+    kind: Kindred
+    options: Mapping[str, Option]
+    forecasts: Mapping[str, Forecast]
+
+    @property
+    def slack(self) -> float:
+        """Return the slack of the model that has least."""
+        return min(forecast.slack for forecast in self.forecasts.values())
+
+    @property
+    def tightest(self) -> str:
+        """Return the model that has least."""
+        return min(sorted(self.forecasts), key=lambda name: self.forecasts[name].slack)
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """Return what tells this layout from others."""
+        return tuple((name, self.options[name].arm.key) for name in sorted(self.options))
+
+    @property
+    def words(self) -> str:
+        """Return the layout for people: `detector 1 stream x 1 thread, embedder 2 streams x 1 thread`."""
+        return ", ".join(f"{name} {self.options[name].arm.name}" for name in sorted(self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """All layouts that are worth a run, the best first."""
+
+    members: tuple[Member, ...]
+    cpus: int
+    layouts: tuple[Layout, ...]
+    blocked: tuple[tuple[str, str], ...] = ()
+    """Pairs of models of which the first's SLO is shorter than one inference of the second."""
+
+
+def plan_together(
+    members: Sequence[Member], cpus: int, *, memory: tuple[int, str] | None = None, seed: int = 1
+) -> Joint:
+    """Return the layouts to run, best first; same input, same result.
+
+    `memory` is the limit in bytes and who says so. Raise OrchError UNSUPPORTED with who lacks what, how many cores would
+    do and what to cut where the demands do not fit.
+    """
+    assert len(members) > 1, "one model needs no layout"
+    members = tuple(sorted(members, key=lambda member: member.model))
+    problems = [*_memory_problems(members, memory), *_demand_problems(members, cpus)]
+    if problems:
+        raise OrchError(Kind.UNSUPPORTED, problems)
+    found = _finalists(members, cpus, seed)
+    layouts = [_predicted(members, options, cpus, seed) for options in found]
+    blocked = _blocked(members)
+    ranked = sorted(layouts, key=lambda layout: _rank(members, layout, bool(blocked)))
+    if ranked[0].slack < HOPELESS:
+        raise OrchError(Kind.UNSUPPORTED, _layout_problems(members, ranked[0], cpus, seed))
+    return Joint(members, cpus, tuple(layout for layout in ranked if layout.slack >= HOPELESS), blocked)
+
+
+def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
+    """Return the best untried layout that gives the model that failed more of the threads, None where there is none."""
+    before = {layout.key for layout in tried}
+    part = _part(tried[-1], failed)
+    better = (each for each in joint.layouts if each.key not in before and _part(each, failed) > part + 1e-9)
+    return next(better, None)
+
+
+def _part(layout: Layout, model: str) -> float:
+    """Return the model's part of all threads, and a little for having more of them."""
+    mine = layout.options[model].threads
+    return mine / sum(option.threads for option in layout.options.values()) + mine * 1e-6
+
+
+# Layouts.
+
+
+def kind_of(options: Mapping[str, Option], cpus: int) -> Kindred:
+    """Return what the layout is called."""
+    if sum(option.threads for option in options.values()) <= cpus:
+        return "dedicated"
+    return "shared" if all(option.stream.threads == 1 for option in options.values()) else "mixed"
+
+
+def shared(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
+    """Return streams of one thread for all, twice as many as their demand, None where one was never measured so."""
+    found: dict[str, Option] = {}
+    for member in members:
+        wanted = min(cpus, max(1, math.ceil(STREAMS_PER_DEMAND * member.demand)))
+        singles = [option for option in member.options if option.stream.threads == 1]
+        if not singles:
+            return None
+        found[member.model] = min(singles, key=lambda option: abs(option.stream.streams - wanted))
+    return found
+
+
+def dedicated(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
+    """Return the division of the cores that leaves the least slack largest, None where there are too few cores.
+
+    best[c] of the first models is over what the last of them gets: max of min(best[c - own], slack of the last).
+    Slack is the model's alone with so many threads: nobody takes a core from it.
+    """
+    best: dict[int, tuple[float, dict[str, Option]]] = {0: (math.inf, {})}
+    for member in members:
+        by_threads: dict[int, tuple[float, Option]] = {}
+        for option in member.options:
+            slack = _alone_slack(member, option)
+            if option.threads not in by_threads or slack > by_threads[option.threads][0]:
+                by_threads[option.threads] = (slack, option)
+        further: dict[int, tuple[float, dict[str, Option]]] = {}
+        for (used, (least, chosen)), (threads, (slack, option)) in itertools.product(best.items(), by_threads.items()):
+            total, slack = used + threads, min(least, slack)
+            if total <= cpus and (total not in further or slack > further[total][0]):
+                further[total] = (slack, {**chosen, member.model: option})
+        best = further
+    return max(best.values(), key=lambda each: each[0])[1] if best else None
+
+
+def _alone_slack(member: Member, option: Option) -> float:
+    """Return about how often its rate the option serves on cores of its own; the simulation says it exactly."""
+    stream, need = option.stream, member.need
+    if quantile(stream.alone_s, need.share) * stream.beside > need.latency_s:
+        return 0.0
+    service_s = statistics.fmean(stream.alone_s) * stream.beside
+    room = 1 - service_s / need.latency_s / 2  # the less an inference leaves of the SLO, the emptier the queue must be
+    return LOAD_MAX * room * stream.streams / service_s / member.rate_per_s
+
+
+def mixed(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
+    """Return threads of their own for critical models, and what is left, shared, for the rest."""
+    critical = [member for member in members if member.priority == "critical"]
+    rest = [member for member in members if member.priority != "critical"]
+    if not critical or not rest or cpus < 2:
+        return None
+    first = dedicated(critical, cpus - 1)
+    if first is None:
+        return None
+    left = cpus - sum(option.threads for option in first.values())
+    others = shared(rest, left)
+    return None if others is None else {**first, **others}
+
+
+def _finalists(members: Sequence[Member], cpus: int, seed: int) -> list[dict[str, Option]]:
+    """Return the named layouts and, of all combinations, those that come nearest to their SLOs at the rates."""
+    named = [each for each in (dedicated(members, cpus), shared(members, cpus), mixed(members, cpus)) if each]
+    count = math.prod(len(member.options) for member in members)
+    if count > COMBINATIONS_MAX:
+        return _without_twins(named)
+    names = [member.model for member in members]
+    every = [dict(zip(names, each, strict=True)) for each in itertools.product(*(each.options for each in members))]
+    every.sort(key=lambda options: _pressure(members, options, cpus, seed))
+    return _without_twins([*named, *every[:FINALISTS]])
+
+
+def _without_twins(found: Sequence[dict[str, Option]]) -> list[dict[str, Option]]:
+    unique = {tuple((name, options[name].arm.key) for name in sorted(options)): options for options in found}
+    return list(unique.values())
+
+
+def _pressure(members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int) -> float:
+    """Return by how much the worst latency fills its SLO, from a short simulation."""
+    fates = _simulated(members, options, cpus, seed, 1.0, 0.25)
+    return max(
+        min(10.0, _latency_s(fate, member.need.share) / member.need.latency_s)
+        for member, fate in zip(members, fates, strict=True)
+    )
+
+
+def _simulated(
+    members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int, factor: float, part: float = 1.0
+) -> tuple[tuple[Fate, ...], ...]:
+    loads = [
+        Load(options[member.model].stream, member.need, factor * member.rate_per_s, seed + number)
+        for number, member in enumerate(members)
+    ]
+    rates = [load.rate_per_s for load in loads]
+    seconds = part * min(REQUESTS_LEAST / min(rates), REQUESTS_MOST / sum(rates))
+    return crowd(loads, cpus, seconds, front_end_s=FRONT_END_S)
+
+
+def _latency_s(fates: Sequence[Fate], share: float) -> float:
+    return quantile([fate.latency_s if fate.cause is None else math.inf for fate in fates], share)
+
+
+def _predicted(members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int) -> Layout:
+    """Return the layout with its forecasts: the ladder of rates is climbed until every model has missed."""
+    slack = dict.fromkeys(options, 0.0)
+    going = set(options)
+    at_rate: tuple[tuple[Fate, ...], ...] = ()
+    for factor in LADDER:
+        if not going and at_rate:
+            break
+        fates = _simulated(members, options, cpus, seed, factor)
+        if factor == 1.0:
+            at_rate = fates
+        for member, fate in zip(members, fates, strict=True):
+            if member.model in going and _latency_s(fate, member.need.share) <= member.need.latency_s:
+                slack[member.model] = factor
+            else:
+                going.discard(member.model)
+    forecasts = {
+        member.model: _forecast(fate, member.need.share, slack[member.model])
+        for member, fate in zip(members, at_rate, strict=True)
+    }
+    return Layout(kind_of(options, cpus), dict(options), forecasts)
+
+
+def _forecast(fates: Sequence[Fate], share: float, slack: float) -> Forecast:
+    served = [fate.ended - fate.started for fate in fates if fate.started is not None] or [math.inf]
+    return Forecast(_latency_s(fates, share), statistics.median(served), quantile(served, 0.99), slack)
+
+
+def _blocked(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (one.model, other.model)
+        for one, other in itertools.permutations(members, 2)
+        if one.need.latency_s < other.thread_s
+    )
+
+
+def _rank(members: Sequence[Member], layout: Layout, blocked: bool) -> tuple[object, ...]:
+    """Return what puts the better layout first.
+
+    First that critical models hold, then the others; then threads of one's own where an inference of a neighbour is
+    longer than somebody's SLO; then the least slack, then the fewest threads.
+    """
+    held = [
+        min([1.0, *(layout.forecasts[each.model].slack for each in members if each.priority == priority)])
+        for priority in PRIORITIES
+    ]
+    beside = blocked and not (layout.kind == "dedicated" and layout.slack >= 1)
+    threads = sum(option.threads for option in layout.options.values())
+    ways = sum(forecast.slack for forecast in layout.forecasts.values())
+    return (*(-each for each in held), beside, -layout.slack, -ways, threads, layout.key)
+
+
+# What does not fit.
+
+
+def _memory_problems(members: Sequence[Member], memory: tuple[int, str] | None) -> list[Problem]:
+    total = sum(member.memory_bytes for member in members)
+    if memory is None or total <= memory[0]:
+        return []
+    largest = sorted(members, key=lambda member: (-member.memory_bytes, member.model))
+    each = ", ".join(f"{member.model} {format_size(member.memory_bytes)}" for member in largest)
+    what = f"served together they need {format_size(total)} as measured, more than the {format_size(memory[0])} {memory[1]}"
+    return [Problem(f"{what} ({each})", hint="serve fewer models here, or raise `resources.memory`")]
+
+
+def _demand_problems(members: Sequence[Member], cpus: int) -> list[Problem]:
+    """Return who lacks what where the cores are too few for the demands, those of the highest priority served first."""
+    total, left = sum(member.demand for member in members), DEMAND_MAX * cpus
+    if total <= left:
+        return []
+    problems, hint = [], _advice(members, math.ceil(total / DEMAND_MAX), total - left)
+    for member in sorted(members, key=lambda member: (PRIORITIES.index(member.priority), member.demand, member.model)):
+        lacks = member.demand - left
+        left = max(0.0, left - member.demand)
+        if lacks > 0:
+            needs = f"{rate(member.rate_per_s)} of {duration(member.thread_s)} each keep {_cores(member.demand)} busy"
+            what = f"{needs}, and it lacks {figure(lacks)} of that: together the models need {_cores(total)}"
+            what += f", and {100 * DEMAND_MAX:.0f} % of {cpus} can be planned"
+            problems.append(Problem(what, f"{member.model} ({member.priority})", hint))
+            hint = None
+    return problems
+
+
+def _cores(number: float) -> str:
+    return "1 core" if number == 1 else f"{figure(number)} cores"
+
+
+def _advice(members: Sequence[Member], cores: int | None, excess: float) -> str:
+    """Return how many cores would do and what to cut: the lowest priority first, the largest demand first."""
+    cuts, rest = [], excess
+    for member in sorted(members, key=lambda each: (-PRIORITIES.index(each.priority), -each.demand, each.model)):
+        if rest <= 1e-9:
+            break
+        if member.demand > rest * 1.02:
+            lower = member.rate_per_s * (1 - rest / member.demand)
+            cuts.append(f"lower the rate of {member.model} ({member.priority}) to {rate(_rounded_down(lower))}")
+        else:
+            cuts.append(f"leave out {member.model} ({member.priority})")
+        rest -= member.demand
+    would = f"{cores} cores would do; here, " if cores is not None else ""
+    return f"{would}{', '.join(cuts)}; or plan by rule, without a promise: `planning: {{mode: hint}}`"
+
+
+def _rounded_down(value: float) -> float:
+    """Return the value with two figures, never more than it is."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.floor(value / step + 1e-9) * step
+
+
+def _layout_problems(members: Sequence[Member], best: Layout, cpus: int, seed: int) -> list[Problem]:
+    """Return who misses in the best layout there is, and what would help."""
+    total = sum(member.demand for member in members)
+    cores = cores_that_do(members, best, cpus, seed)
+    excess = total * (1 - max(0.5, best.slack) if best.slack else 0.5)
+    hint, problems = _advice(members, cores, excess), []
+    for member in members:
+        forecast, need = best.forecasts[member.model], member.need
+        if forecast.slack >= 1:
+            continue
+        seen = "too many would be refused" if math.isinf(forecast.latency_s) else f"{duration(forecast.latency_s)}"
+        what = f"p{need.percentile:g} at {rate(member.rate_per_s)} is predicted as {seen}, and the SLO is {duration(need.latency_s)}"
+        if math.isinf(forecast.latency_s):
+            what = f"too many would be late or refused at {rate(member.rate_per_s)} for an SLO of {duration(need.latency_s)}"
+        held = (
+            f"it would hold at {forecast.slack:g} times all rates"
+            if forecast.slack
+            else "nor would it hold at 0.6 of them"
+        )
+        problems.append(
+            Problem(f"{what}; {held}, in the best layout ({best.words})", f"{member.model} ({member.priority})", hint)
+        )
+        hint = None
+    return problems
+
+
+def cores_that_do(members: Sequence[Member], layout: Layout, cpus: int, seed: int = 1) -> int | None:
+    """Return how many cores let all hold with streams in proportion, None where four times as many do not."""
+    for cores in range(cpus + 1, CORES_MAX * cpus + 1):
+        options = {name: _widened(option, cores, cpus) for name, option in layout.options.items()}
+        fates = _simulated(members, options, cores, seed, 1.0)
+        if all(
+            _latency_s(fate, member.need.share) <= member.need.latency_s
+            for member, fate in zip(members, fates, strict=True)
+        ):
+            return cores
+    return None
+
+
+def _widened(option: Option, cores: int, cpus: int) -> Option:
+    streams = max(1, math.ceil(option.stream.streams * cores / cpus))
+    return replace(option, stream=replace(option.stream, streams=streams))
+
+
+# Why.
+
+
+def reasons(joint: Joint, layout: Layout, model: str) -> tuple[str, ...]:
+    """Return in plain sentences why the model runs as it does among its neighbours."""
+    member = next(each for each in joint.members if each.model == model)
+    option, forecast = layout.options[model], layout.forecasts[model]
+    others = [each.model for each in joint.members if each.model != model]
+    total = sum(each.demand for each in joint.members)
+    threads = sum(each.threads for each in layout.options.values())
+    first = f"{option.arm.name} on {option.arm.device}, planned together with {_listed(others)}: {_why(joint, layout)}."
+    demand = (
+        f"{rate(member.rate_per_s)} of {duration(member.thread_s)} each keep {figure(member.demand)} of {joint.cpus} "
+        f"cores busy, all models {figure(total)}; their {threads} threads are not pinned."
+    )
+    predicted = (
+        f"Predicted beside the others: p{member.need.percentile:g} {_told(forecast.latency_s)} of "
+        f"{duration(member.need.latency_s)}; all rates could grow {_grow(forecast.slack)} before it misses."
+    )
+    return first, demand, predicted
+
+
+def _told(seconds: float) -> str:
+    return "beyond reach" if math.isinf(seconds) else duration(seconds)
+
+
+def _grow(slack: float) -> str:
+    return f"at least {slack:g} times" if slack >= LADDER[-1] else f"about {slack:g} times"
+
+
+def _why(joint: Joint, layout: Layout) -> str:
+    match layout.kind:
+        case "dedicated":
+            text = "a core for every thread, so that nobody waits for one"
+            if joint.blocked:
+                one, other = joint.blocked[0]
+                text += f" (an inference of {other} is longer than the SLO of {one})"
+        case "shared":
+            text = "streams of one thread that share the cores, so that who idles leaves room"
+        case "mixed":
+            text = "more threads than cores, those of one inference together"
+    rest = [each for each in joint.layouts if each.kind != layout.kind]
+    if rest and rest[0].slack < layout.slack:
+        text += f"; a {rest[0].kind} layout would let rates grow {rest[0].slack:g} times, this one {layout.slack:g}"
+    return text
+
+
+def would_change(joint: Joint, layout: Layout) -> str:
+    """Return what would change the plan."""
+    return (
+        f"Would change: another model, another SLO, rates above {_grow(layout.slack)} of these together "
+        f"({layout.tightest} misses first), or other than {joint.cpus} cores."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
