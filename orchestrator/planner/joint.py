@@ -35,8 +35,8 @@ DEMAND_MAX = 0.8  # of the cores: above, no layout is steady (planning-and-overl
 STREAMS_PER_DEMAND = 2.0  # of a shared layout: half of its streams idle on average, which takes bursts
 LADDER = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 2.5, 3.0)  # factors of all rates that are tried
 HOPELESS = 0.8  # slack below which a layout is not worth a run: predictions err by less
-REQUESTS_LEAST, REQUESTS_MOST = 1500, 12_000  # simulated: of the rarest model, and of all, which goes before
-FINALISTS = 6
+REQUESTS_LEAST, REQUESTS_MOST = 1000, 8000  # simulated: of the rarest model, and of all, which goes before
+FINALISTS = 5
 COMBINATIONS_MAX = 128
 CORES_MAX = 4  # times those there are, when asking how many would do
 
@@ -135,8 +135,8 @@ def plan_together(
 ) -> Joint:
     """Return the layouts to run, best first; same input, same result.
 
-    `memory` is the limit in bytes and who says so. Raise OrchError UNSUPPORTED with who lacks what, how many cores would
-    do and what to cut where the demands do not fit.
+    `memory` is the limit in bytes and who says so. Raise OrchError UNSUPPORTED with who lacks what, how many cores
+    would do and what to cut where the demands do not fit.
     """
     assert len(members) > 1, "one model needs no layout"
     members = tuple(sorted(members, key=lambda member: member.model))
@@ -203,9 +203,9 @@ def dedicated(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
                 by_threads[option.threads] = (slack, option)
         further: dict[int, tuple[float, dict[str, Option]]] = {}
         for (used, (least, chosen)), (threads, (slack, option)) in itertools.product(best.items(), by_threads.items()):
-            total, slack = used + threads, min(least, slack)
-            if total <= cpus and (total not in further or slack > further[total][0]):
-                further[total] = (slack, {**chosen, member.model: option})
+            total, worst = used + threads, min(least, slack)
+            if total <= cpus and (total not in further or worst > further[total][0]):
+                further[total] = (worst, {**chosen, member.model: option})
         best = further
     return max(best.values(), key=lambda each: each[0])[1] if best else None
 
@@ -337,7 +337,8 @@ def _memory_problems(members: Sequence[Member], memory: tuple[int, str] | None) 
         return []
     largest = sorted(members, key=lambda member: (-member.memory_bytes, member.model))
     each = ", ".join(f"{member.model} {format_size(member.memory_bytes)}" for member in largest)
-    what = f"served together they need {format_size(total)} as measured, more than the {format_size(memory[0])} {memory[1]}"
+    limit, whose = memory
+    what = f"served together they need {format_size(total)} as measured, more than the {format_size(limit)} {whose}"
     return [Problem(f"{what} ({each})", hint="serve fewer models here, or raise `resources.memory`")]
 
 
@@ -346,7 +347,8 @@ def _demand_problems(members: Sequence[Member], cpus: int) -> list[Problem]:
     total, left = sum(member.demand for member in members), DEMAND_MAX * cpus
     if total <= left:
         return []
-    problems, hint = [], _advice(members, math.ceil(total / DEMAND_MAX), total - left)
+    problems: list[Problem] = []
+    advice = _advice(members, math.ceil(total / DEMAND_MAX), total - left)
     for member in sorted(members, key=lambda member: (PRIORITIES.index(member.priority), member.demand, member.model)):
         lacks = member.demand - left
         left = max(0.0, left - member.demand)
@@ -354,8 +356,7 @@ def _demand_problems(members: Sequence[Member], cpus: int) -> list[Problem]:
             needs = f"{rate(member.rate_per_s)} of {duration(member.thread_s)} each keep {_cores(member.demand)} busy"
             what = f"{needs}, and it lacks {figure(lacks)} of that: together the models need {_cores(total)}"
             what += f", and {100 * DEMAND_MAX:.0f} % of {cpus} can be planned"
-            problems.append(Problem(what, f"{member.model} ({member.priority})", hint))
-            hint = None
+            problems.append(Problem(what, f"{member.model} ({member.priority})", None if problems else advice))
     return problems
 
 
@@ -390,25 +391,22 @@ def _layout_problems(members: Sequence[Member], best: Layout, cpus: int, seed: i
     total = sum(member.demand for member in members)
     cores = cores_that_do(members, best, cpus, seed)
     excess = total * (1 - max(0.5, best.slack) if best.slack else 0.5)
-    hint, problems = _advice(members, cores, excess), []
+    advice, problems = _advice(members, cores, excess), list[Problem]()
     for member in members:
-        forecast, need = best.forecasts[member.model], member.need
-        if forecast.slack >= 1:
-            continue
-        seen = "too many would be refused" if math.isinf(forecast.latency_s) else f"{duration(forecast.latency_s)}"
-        what = f"p{need.percentile:g} at {rate(member.rate_per_s)} is predicted as {seen}, and the SLO is {duration(need.latency_s)}"
-        if math.isinf(forecast.latency_s):
-            what = f"too many would be late or refused at {rate(member.rate_per_s)} for an SLO of {duration(need.latency_s)}"
-        held = (
-            f"it would hold at {forecast.slack:g} times all rates"
-            if forecast.slack
-            else "nor would it hold at 0.6 of them"
-        )
-        problems.append(
-            Problem(f"{what}; {held}, in the best layout ({best.words})", f"{member.model} ({member.priority})", hint)
-        )
-        hint = None
+        slack = best.forecasts[member.model].slack
+        if slack < 1:
+            what = f"{_too_late(member, best)}, in the best layout there is ({best.words})"
+            problems.append(Problem(what, f"{member.model} ({member.priority})", None if problems else advice))
     return problems
+
+
+def _too_late(member: Member, layout: Layout) -> str:
+    forecast, need = layout.forecasts[member.model], member.need
+    at, slo = rate(member.rate_per_s), duration(need.latency_s)
+    text = f"p{need.percentile:g} at {at} is predicted as {duration(forecast.latency_s)}, and the SLO is {slo}"
+    if math.isinf(forecast.latency_s):
+        text = f"too many would be late or refused at {at} for an SLO of {slo}"
+    return f"{text}; it would hold at {forecast.slack:g} times all rates" if forecast.slack else text
 
 
 def cores_that_do(members: Sequence[Member], layout: Layout, cpus: int, seed: int = 1) -> int | None:
