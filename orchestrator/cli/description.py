@@ -12,6 +12,7 @@ from orchestrator.cli.status_table import (
     age,
     device_text,
     endpoint_text,
+    inline_text,
     milliseconds,
     plan_text,
     rate_text,
@@ -180,6 +181,8 @@ def _model(model: Json, planned: Json, where: Screen) -> Iterator[str]:
         yield _fact("degraded", planned["degraded"], 4)
     yield _fact("source", planned.get("source") or NONE, 4)
     yield _fact("plan", f"{plan_text(plan)} ({plan.get('expression', NONE)}{checked})", 4)
+    if how := inline_text(plan):
+        yield _fact("runs", how, 4)
     told = [plan["reason"]] if plan.get("reason") else []
     yield from _reasons(model.get("reasons") or planned.get("reasons") or told)
     yield from (_fact("warning", warning, 4) for warning in planned.get("warnings") or ())

@@ -38,7 +38,8 @@ def status(
               nothing serves; Suspended.
     PLAN      2x1 b1 r2: 2 streams of 1 thread, batch 1, 2 infer requests;
               2s b4 r8: streams of a device without threads; THROUGHPUT and
-              the like: a hint, OpenVINO decided.
+              the like: a hint, OpenVINO decided; inline x64: inferred
+              where requests arrive, up to 64 rows together.
     RATE      requests that arrive, in a second.
     P99/SLO   99th percentile of the last seconds against the latency
               promised (p95 or p50 where the SLO names that).

@@ -79,14 +79,29 @@ def device_text(model: Json) -> str:
 
 
 def plan_text(plan: Json) -> str:
-    """Return the plan in a word: `2x1 b1 r2` is 2 streams x 1 thread, batch 1, 2 requests; a hint by its name."""
+    """Return the plan in a word: `2x1 b1 r2` is 2 streams x 1 thread, batch 1, 2 requests; a hint by its name.
+
+    `inline x64`: inferred where requests arrive, one inference at a time, of up to 64 rows.
+    """
     if not plan:
         return NONE
     streams, threads = plan.get("streams"), plan.get("threads")
     requests = f"r{plan['requests']}" if plan.get("requests") else ""
     layout = (f"{streams}x{max(1, threads // streams)}" if threads else f"{streams}s") if streams else ""
     hint = (plan.get("properties") or {}).get("PERFORMANCE_HINT") if plan.get("expression") == "hint" else None
+    if plan.get("inline"):
+        rows = plan.get("rows_together") or 1
+        return " ".join(part for part in (hint or layout, "inline", f"x{rows}" if rows > 1 else "") if part)
     return " ".join(part for part in (hint, layout, f"b{plan.get('batch') or 1}", requests) if part)
+
+
+def inline_text(plan: Json) -> str | None:
+    """Return in words how a model is inferred that takes less than a hand-over; None for one that takes more."""
+    if not plan.get("inline"):
+        return None
+    rows = plan.get("rows_together") or 1
+    together = f"up to {rows} rows together" if rows > 1 else "each request alone"
+    return f"inferred where requests arrive, {together} (the model takes less than a hand-over between threads)"
 
 
 def _plan(plan: Json) -> Cell:

@@ -151,6 +151,8 @@ def _plan(served: ServedModel, snapshot: PoolSnapshot) -> dict[str, Any]:
         "threads": actual.threads,
         "batch": plan.batch,
         "requests": snapshot.requests,
+        "inline": served.pool.inline,
+        "rows_together": served.pool.batch,
         "queue_limit": snapshot.queue_limit,
         "timeout_ms": round(plan.queue.timeout_s * 1000, 3),
         "reason": "; ".join(f"{reason.subject}: {reason.text}" for reason in plan.reasons),

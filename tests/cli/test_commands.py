@@ -273,8 +273,10 @@ def test_events_in_a_pipe_are_rows_with_times(home: Path) -> None:
 
 
 def description(log: Path) -> dict[str, object]:
+    detector = ITEMS[0]["models"][0]
+    inline = detector | {"plan": detector["plan"] | {"inline": True, "rows_together": 8}}
     return {
-        "status": ITEMS[0],
+        "status": ITEMS[0] | {"models": [inline, *ITEMS[0]["models"][1:]]},
         "plan": {
             "models": [
                 {
@@ -307,6 +309,7 @@ def test_describe_tells_plan_reasons_and_load(home: Path, tmp_path: Path) -> Non
         "    why:         streams: 2 cores (rule 1)",
         "    warning:     a warning",
         "    SLO:         99% within 40ms at 60/s; now p99 21.3ms at 58.2/s",
+        "    runs:        inferred where requests arrive, up to 8 rows together (the model takes less than a",
         "    saturation:  61% OK: offered load",
         "    NUM_STREAMS  2        -",
         "       4",

@@ -6,7 +6,7 @@ import pytest
 from statuses import ITEMS, NOW
 
 from orchestrator.cli.render import Cell, Colour, Column, Screen, Table, cut_end, cut_middle, table
-from orchestrator.cli.status_table import age, plan_text, status_table
+from orchestrator.cli.status_table import age, inline_text, plan_text, status_table
 
 AT_60 = """\
 NAME                  HEALTH     RATE        P99/SLO  SAT
@@ -102,10 +102,34 @@ def test_a_deployment_without_models_has_a_row_of_its_own() -> None:
             {"expression": "hint", "properties": {"PERFORMANCE_HINT": "LATENCY"}, "streams": 1, "threads": 2},
             "LATENCY 1x2 b1",
         ),
+        (
+            {
+                "expression": "hint",
+                "properties": {"PERFORMANCE_HINT": "THROUGHPUT"},
+                "streams": 2,
+                "threads": 2,
+                "requests": 1,
+                "inline": True,
+                "rows_together": 64,
+            },
+            "THROUGHPUT inline x64",
+        ),
+        (
+            {"expression": "explicit", "streams": 2, "threads": 2, "requests": 1, "inline": True, "rows_together": 1},
+            "2x1 inline",
+        ),
     ],
 )
 def test_a_plan_fits_into_a_word(plan: dict[str, object], text: str) -> None:
     assert plan_text(plan) == text
+
+
+def test_how_an_inline_model_is_inferred_is_told_in_words() -> None:
+    assert inline_text({"inline": False, "rows_together": 1}) is None
+    assert inline_text({"inline": True, "rows_together": 64}) == (
+        "inferred where requests arrive, up to 64 rows together (the model takes less than a hand-over between threads)"
+    )
+    assert "each request alone" in str(inline_text({"inline": True, "rows_together": 1}))
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,10 @@ def test_a_plan_by_rule_claims_nothing(worker: Worker) -> None:
     assert (status["capacity_per_s"], status["headroom_per_s"]) == (None, None)
     assert (status["plan"]["verified"], status["plan"]["verdict"]) == (False, None)
     assert PLANNED not in status["saturation"]["terms"]
+
+
+def test_a_status_says_where_and_how_many_rows_together_a_model_is_inferred(worker: Worker) -> None:
+    worker.apply(plan(measured=False), lambda *_: None)
+    served = worker.served["a"]
+    told = Monitor("shop", lambda: worker.served).model_status(served)["plan"]
+    assert (told["inline"], told["rows_together"]) == (served.pool.inline, served.pool.batch)
