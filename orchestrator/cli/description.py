@@ -14,9 +14,11 @@ from orchestrator.cli.status_table import (
     endpoint_text,
     inline_text,
     milliseconds,
+    percent_full,
     plan_text,
     rate_text,
     slo_quantile,
+    state_fits,
 )
 
 Json = Mapping[str, Any]
@@ -219,10 +221,16 @@ def _load(model: Json) -> Iterator[str]:
             "requests", f"{observed.get('in_flight', 0)} in flight, {observed.get('queued', 0)} queued; {totals}", 4
         )
     if saturation.get("value") is not None:
-        terms = ", ".join(f"{key} {value:.0%}" for key, value in (saturation.get("terms") or {}).items())
-        text = f"{saturation['value']:.0%} {saturation.get('state', '')}: {saturation.get('cause') or NONE}"
+        terms = ", ".join(f"{key} {percent_full(value)}" for key, value in (saturation.get("terms") or {}).items())
+        text = f"{_fullness(saturation['value'], saturation.get('state') or '')}: {saturation.get('cause') or NONE}"
         yield _fact("saturation", text + (f" ({terms})" if terms else ""), 4)
     yield from _capacity(model)
+
+
+def _fullness(value: float, state: str) -> str:
+    return (
+        f"{percent_full(value)} {state}" if state_fits(value, state) else f"{percent_full(value)} now, {state} so far"
+    )
 
 
 def _capacity(model: Json) -> Iterator[str]:

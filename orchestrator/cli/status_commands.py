@@ -43,8 +43,9 @@ def status(
     RATE      requests that arrive, in a second.
     P99/SLO   99th percentile of the last seconds against the latency
               promised (p95 or p50 where the SLO names that).
-    SAT       how full; 100% is all it can do. OK, BUSY from 70%, SATURATED
-              from 100%, OVERLOADED: refuses work.
+    SAT       how full; 100% is all it can do. BUSY from 70%, SATURATED from
+              100%, OVERLOADED: refuses work. The word waits until the
+              figure has held for seconds; till then the figure is alone.
     HEADROOM  requests a second that it could take on top within the SLO.
     RESTARTS  of the worker, since the deployment was made; REV: revision;
               AGE: since the worker started.

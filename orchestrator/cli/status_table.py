@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import Any
 
 from orchestrator.cli.render import NONE, Cell, Colour, Column, Table
@@ -39,6 +40,9 @@ _HEALTH = {
 }
 _SYNC = {"OutOfSync": Colour.WARN, "Unknown": Colour.WARN}
 _SATURATION = {"BUSY": Colour.WARN, "SATURATED": Colour.BAD, "OVERLOADED": Colour.BAD}
+PERCENT_MAX = 999  # the figure ends at ten times full
+# Where the figure bears the state out: a state ends below 0.8 of what it begins at. Refusing is not a question of it.
+_RANGES = {"OK": (0.0, 0.7), "BUSY": (0.56, 1.0), "SATURATED": (0.8, inf), "OVERLOADED": (0.0, inf)}
 _PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 100.0))
 
 
@@ -140,11 +144,26 @@ def _latency(model: Json) -> Cell:
     return Cell(text, Colour.BAD if seen is not None and seen > limit else None)
 
 
+def percent_full(value: float) -> str:
+    """Return how full a pool is; beyond ten times, where it is not measured any further, only that it is beyond."""
+    percent = round(value * 100)
+    return f"{percent}%" if percent <= PERCENT_MAX else f">{PERCENT_MAX}%"
+
+
+def state_fits(value: float, state: str) -> bool:
+    """Tell whether figure and state say the same: the state waits some seconds before it follows the figure."""
+    low, high = _RANGES.get(state, (0.0, inf))
+    return low <= value < high
+
+
 def _saturation(saturation: Json) -> Cell:
-    if saturation.get("value") is None:
+    value, state = saturation.get("value"), saturation.get("state") or ""
+    if value is None:
         return Cell(NONE)
-    percent, state = f"{saturation['value'] * 100:.0f}%", saturation.get("state") or ""
-    return Cell(f"{percent} {state}".rstrip(), _SATURATION.get(state), short=percent)
+    percent = percent_full(value)
+    if state not in _SATURATION or not state_fits(value, state):
+        return Cell(percent)  # OK says no more than the figure
+    return Cell(f"{percent} {state}", _SATURATION[state], short=percent)
 
 
 def age(started: str | None, now: datetime) -> str:

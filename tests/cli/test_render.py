@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from statuses import ITEMS, NOW
+from statuses import DETECTOR, ITEMS, NOW
 
 from orchestrator.cli.render import Cell, Colour, Column, Screen, Table, cut_end, cut_middle, table
 from orchestrator.cli.status_table import age, inline_text, plan_text, status_table
@@ -22,7 +22,7 @@ line-7/counter        GPU      OutOfSync  Missing       -              -  -
 """
 AT_120 = """\
 NAME                  DEVICE   PLAN              SYNC       HEALTH     RATE        P99/SLO  SAT             HEADROOM
-shop-vision/detector  CPU      2x1 b1 r2         Synced     Healthy  58.2/s      21.3/40ms  61% OK            36.8/s
+shop-vision/detector  CPU      2x1 b1 r2         Synced     Healthy  58.2/s      21.3/40ms  61%               36.8/s
 shop-vision/embedder  GPU,CPU  CUMULATIVE b1 r8  Synced     Healthy   412/s  p95 31.5/20ms  104% SATURATED         -
 line-7/counter        GPU      2s b4 r4          OutOfSync  Missing       -              -  -                      -
 """
@@ -30,7 +30,7 @@ AT_200 = [
     "NAME                  DEVICE   PLAN                         SYNC       HEALTH     RATE    P50        P99/SLO"
     "  SAT             HEADROOM  RESTARTS  REV  AGE",
     "shop-vision/detector  CPU      2x1 b1 r2                    Synced     Healthy  58.2/s  9.1ms      21.3/40ms"
-    "  61% OK            36.8/s         0    4   3h",
+    "  61%               36.8/s         0    4   3h",
     "shop-vision/embedder  GPU,CPU  CUMULATIVE_THROUGHPUT b1 r8  Synced     Healthy   412/s   11ms  p95 31.5/20ms"
     "  104% SATURATED         -         0    4   3h",
     "line-7/counter        GPU      2s b4 r4                     OutOfSync  Missing       -      -              -"
@@ -54,6 +54,24 @@ def test_a_wide_status_shows_every_column_whatever_the_terminal() -> None:
     header, first, *_ = table(status_table(ITEMS, NOW), Screen(60), wide=True).splitlines()
     assert header.split() == [column.header for column in status_table([], NOW).columns]
     assert first.endswith("http://127.0.0.1:8000 grpc://127.0.0.1:8001")
+
+
+@pytest.mark.parametrize(
+    ("value", "state", "text"),
+    [
+        (0.01, "OK", "1%"),
+        (10.0, "OK", ">999%"),
+        (10.0, "SATURATED", ">999% SATURATED"),
+        (1.2, "BUSY", "120%"),
+        (0.75, "BUSY", "75% BUSY"),
+        (0.6, "BUSY", "60% BUSY"),
+        (0.4, "SATURATED", "40%"),
+        (0.4, "OVERLOADED", "40% OVERLOADED"),
+    ],
+)
+def test_how_full_a_pool_is_never_contradicts_its_state(value: float, state: str, text: str) -> None:
+    item = ITEMS[0] | {"models": [DETECTOR | {"saturation": {"value": value, "state": state, "cause": "x"}}]}
+    assert table(status_table([item], NOW), Screen(None)).splitlines()[1].split("\t")[8] == text
 
 
 @pytest.mark.parametrize("width", [40, 45, 60, 80, 100, 120, 160, 200])
