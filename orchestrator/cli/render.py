@@ -6,14 +6,18 @@ import enum
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TextIO
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for tools that the signal ends
 GAP = 2  # blanks between columns
 CUT_MIN = 8  # no column is cut below this
 NONE = "-"
+NOTE_INDENT = "  "
+NOTE_LINES = 2  # below a row
+NOTE_WIDTH_MIN = 20
 
 
 class Output(enum.StrEnum):
@@ -59,6 +63,8 @@ class Column:
     drop_rank: int | None = None
     right: bool = False
     wide_only: bool = False
+    in_pipe: bool = False
+    """Show it in a pipe too, although it is `wide_only`."""
     cut_end: bool = False
     """Cut it at its end, instead of the first column in its middle, when nothing else helps."""
 
@@ -69,6 +75,8 @@ class Table:
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    """What a terminal shows below each row, unless the wide table is wanted; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +143,39 @@ def emit(value: Any, output: Output | Text, text: Callable[[], str]) -> None:
 def table(data: Table, where: Screen, *, wide: bool = False) -> str:
     """Return the table: tab-separated in a pipe, else padded and fitted; `wide` shows everything."""
     if where.width is None:
-        chosen = _visible(data, wide=wide)
+        chosen = _visible(data, lambda column: wide or column.in_pipe or not column.wide_only)
         return _lines("\t".join(texts) for texts in _texts(chosen))
-    chosen = _visible(data, wide=wide)
-    return _padded(chosen if wide else _fitted(chosen, where.width), colour=where.colour)
+    if wide:
+        return _lines(_padded(data, colour=where.colour))
+    head, *rows = _padded(
+        _fitted(_visible(data, lambda column: not column.wide_only), where.width), colour=where.colour
+    )
+    return _lines([head, *_noted(rows, data.notes, where.width)])
 
 
-def _visible(data: Table, *, wide: bool) -> Table:
-    return _keep(data, [index for index, column in enumerate(data.columns) if wide or not column.wide_only])
+def _noted(rows: Sequence[str], notes: Sequence[str], width: int) -> Iterator[str]:
+    """Yield the rows, each with its note below."""
+    for row, note in zip_longest(rows, notes, fillvalue=""):
+        yield row
+        yield from _wrapped(note, width)
+
+
+def _wrapped(note: str, width: int) -> list[str]:
+    import textwrap  # only where something is wrong
+
+    return textwrap.wrap(
+        note,
+        max(width, NOTE_WIDTH_MIN),
+        initial_indent=NOTE_INDENT,
+        subsequent_indent=NOTE_INDENT,
+        max_lines=NOTE_LINES,
+        placeholder="…",
+        break_on_hyphens=False,
+    )
+
+
+def _visible(data: Table, shown: Callable[[Column], bool]) -> Table:
+    return _keep(data, [index for index, column in enumerate(data.columns) if shown(column)])
 
 
 def _keep(data: Table, indexes: Sequence[int]) -> Table:
@@ -220,7 +253,7 @@ def cut_middle(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def _padded(data: Table, *, colour: bool) -> str:
+def _padded(data: Table, *, colour: bool) -> list[str]:
     widths = _widths(data)
     texts = _texts(data)
     colours: list[list[Colour | None]] = [[None] * len(data.columns)]
@@ -232,7 +265,7 @@ def _padded(data: Table, *, colour: bool) -> str:
             for text, width, column, shade in zip(row, widths, data.columns, row_colours, strict=True)
         ]
         lines.append((" " * GAP).join(cells).rstrip())
-    return _lines(lines)
+    return lines
 
 
 def _paint(text: str, colour: Colour | None) -> str:
@@ -242,5 +275,5 @@ def _paint(text: str, colour: Colour | None) -> str:
     return text.replace(bare, f"\x1b[{colour.value}m{bare}\x1b[0m", 1)
 
 
-def _lines(lines: Any) -> str:
+def _lines(lines: Iterable[str]) -> str:
     return "".join(line + "\n" for line in lines)

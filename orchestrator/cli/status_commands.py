@@ -50,6 +50,7 @@ def status(
     RESTARTS  of the worker, since the deployment was made; REV: revision;
               AGE: since the worker started.
 
+    Below a row stands why it is not as it should be; in a pipe and with -o wide as the last column, REASON.
     -o wide adds STATE, GOODPUT (answers within the SLO), the saturation's CAUSE and ENDPOINT. A narrow terminal
     shows fewer columns; in a pipe rows are separated by tabs.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from math import inf
 from typing import Any
 
-from orchestrator.cli.render import NONE, Cell, Colour, Column, Table
+from orchestrator.cli.render import NONE, Cell, Colour, Column, Table, cut_end
 
 Json = Mapping[str, Any]
 
@@ -30,6 +30,7 @@ COLUMNS = (
     Column("REV", right=True, drop_rank=2),
     Column("AGE", right=True, drop_rank=1),
     Column("ENDPOINT", wide_only=True),
+    Column("REASON", wide_only=True, in_pipe=True),
 )
 
 _HEALTH = {
@@ -40,6 +41,8 @@ _HEALTH = {
 }
 _SYNC = {"OutOfSync": Colour.WARN, "Unknown": Colour.WARN}
 _SATURATION = {"BUSY": Colour.WARN, "SATURATED": Colour.BAD, "OVERLOADED": Colour.BAD}
+REASON_MAX = 200  # characters; describe tells the rest
+LATER = "what runs is an earlier plan; orch events may say why"
 PERCENT_MAX = 999  # the figure ends at ten times full
 # Where the figure bears the state out: a state ends below 0.8 of what it begins at. Refusing is not a question of it.
 _RANGES = {"OK": (0.0, 0.7), "BUSY": (0.56, 1.0), "SATURATED": (0.8, inf), "OVERLOADED": (0.0, inf)}
@@ -49,7 +52,26 @@ _PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 100.0))
 def status_table(items: Sequence[Json], now: datetime) -> Table:
     """Return one row for each model; a deployment without models has one row of its own."""
     rows = [_row(item, model, now) for item in items for model in item.get("models") or [{}]]
-    return Table(COLUMNS, tuple(rows))
+    return Table(COLUMNS, tuple(rows), tuple(note for item in items for note in _notes(item)))
+
+
+def _notes(item: Json) -> Iterator[str]:
+    """Yield why each model is not as it should be; what holds for several in a row below the last of them only."""
+    reasons = [_reason(item, model) for model in item.get("models") or [{}]]
+    for reason, following in zip(reasons, [*reasons[1:], None], strict=True):
+        yield reason if reason != following else ""
+
+
+def _reason(item: Json, model: Json) -> str:
+    """Return why the model, or else its deployment, is not as it should be; empty where all is well."""
+    own = model.get("message") or model.get("degraded")
+    if own:
+        return str(own)
+    if item["health"] in {"Healthy", "Suspended"}:
+        return LATER if item["sync"] == "OutOfSync" else ""
+    conditions = {each["type"]: each for each in item.get("conditions") or ()}
+    telling = next((each for each in conditions.values() if each["type"] != "Ready" and each["status"] == "True"), None)
+    return str((telling or conditions.get("Ready") or {}).get("message") or "")
 
 
 def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
@@ -74,6 +96,7 @@ def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
         Cell(str((item.get("revision") or {}).get("number") or NONE)),
         Cell(age(worker.get("started"), now)),
         Cell(endpoint_text(item.get("endpoint") or {})),
+        Cell(cut_end(_reason(item, model), REASON_MAX)),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from statuses import DETECTOR, ITEMS, NOW
 
@@ -45,7 +47,7 @@ def test_a_status_fits_the_terminal_by_leaving_out_what_matters_least(width: int
 
 def test_a_status_in_a_pipe_has_a_header_and_tabs_and_nothing_shortened() -> None:
     lines = table(status_table(ITEMS, NOW), Screen(None)).splitlines()
-    assert [len(line.split("\t")) for line in lines] == [13] * 4
+    assert [len(line.split("\t")) for line in lines] == [14] * 4
     assert lines[0].startswith("NAME\tDEVICE\tPLAN\tSYNC\tHEALTH\tRATE\tP50\tP99/SLO\tSAT\tHEADROOM\tRESTARTS")
     assert lines[2].split("\t")[8] == "104% SATURATED"
 
@@ -53,7 +55,56 @@ def test_a_status_in_a_pipe_has_a_header_and_tabs_and_nothing_shortened() -> Non
 def test_a_wide_status_shows_every_column_whatever_the_terminal() -> None:
     header, first, *_ = table(status_table(ITEMS, NOW), Screen(60), wide=True).splitlines()
     assert header.split() == [column.header for column in status_table([], NOW).columns]
-    assert first.endswith("http://127.0.0.1:8000 grpc://127.0.0.1:8001")
+    assert first.endswith("http://127.0.0.1:8000 grpc://127.0.0.1:8001  -")
+
+
+def troubled(health: str, message: str, *models: dict[str, Any]) -> dict[str, Any]:
+    conditions = [
+        {"type": "Ready", "status": "False", "message": "not ready"},
+        {"type": "Degraded", "status": str(health == "Degraded"), "message": message},
+    ]
+    return ITEMS[0] | {"health": health, "conditions": conditions, "models": list(models)}
+
+
+def test_a_terminal_tells_below_the_rows_why_they_are_not_as_they_should_be() -> None:
+    other = DETECTOR | {"name": "other"}
+    items = [
+        troubled("Degraded", "revision 5 failed,\nthe revision before it serves: no file", DETECTOR, other),
+        ITEMS[0],
+    ]
+    lines = table(status_table(items, NOW), Screen(60)).splitlines()
+    assert lines[3] == "  revision 5 failed, the revision before it serves: no file"
+    assert [line.split()[0] for line in lines if not line.startswith("  ")] == [
+        "NAME",
+        "shop-vision/detector",
+        "shop-vision/other",
+        "shop-vision/detector",
+        "shop-vision/embedder",
+    ]
+    narrow = table(status_table(items, NOW), Screen(40)).splitlines()
+    assert narrow[3:5] == ["  revision 5 failed, the revision before", "  it serves: no file"]
+    items = [troubled("Degraded", "so many words " * 9, DETECTOR)]
+    assert table(status_table(items, NOW), Screen(40)).splitlines()[3:] == ["  words so many words so many words so…"]
+
+
+def test_what_is_wrong_with_one_model_stands_below_that_one() -> None:
+    broken = DETECTOR | {"name": "broken", "message": "inferences fail or hang"}
+    lines = table(status_table([troubled("Healthy", "", broken, DETECTOR)], NOW), Screen(80)).splitlines()
+    assert lines[2] == "  inferences fail or hang"
+    assert len(lines) == 4
+
+
+def test_a_pipe_and_the_wide_table_have_the_reason_in_its_column() -> None:
+    data = status_table([troubled("Missing", "", DETECTOR)], NOW)
+    assert table(data, Screen(None)).splitlines()[1].endswith("\tnot ready")
+    wide = table(data, Screen(60), wide=True).splitlines()
+    assert len(wide) == 2
+    assert wide[1].endswith("  not ready")
+
+
+def test_a_plan_that_does_not_run_yet_is_a_reason() -> None:
+    item = ITEMS[0] | {"sync": "OutOfSync"}
+    assert table(status_table([item], NOW), Screen(80)).splitlines()[3].startswith("  what runs is an earlier plan")
 
 
 @pytest.mark.parametrize(
