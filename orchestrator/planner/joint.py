@@ -19,11 +19,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.inventory.device import Inventory
+from orchestrator.inventory.model import ModelInfo
+from orchestrator.manifest.spec import ModelSpec
+from orchestrator.planner import evidence
+from orchestrator.planner.arms import candidates
 from orchestrator.planner.capacity import LOAD_MAX, Need, quantile
 from orchestrator.planner.crowd import Load, Stream, crowd
+from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.explain import duration, figure, rate
 from orchestrator.planner.steps import FRONT_END_S
-from orchestrator.profiling.measurement import Arm
+from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, ReadBack, Verdict
 from orchestrator.scheduling.simulate import Fate
 from orchestrator.units import format_size
 
@@ -38,6 +44,9 @@ HOPELESS = 0.8  # slack below which a layout is not worth a run: predictions err
 REQUESTS_LEAST, REQUESTS_MOST = 1000, 8000  # simulated: of the rarest model, and of all, which goes before
 FINALISTS = 5
 COMBINATIONS_MAX = 128
+SAMPLES_MAX = 500  # of an option
+STREAMS_TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+BESIDE, BESIDE_MAX = 1.05, 2.0  # where it was not measured, and at most: beyond, the block was disturbed
 CORES_MAX = 4  # times those there are, when asking how many would do
 
 
@@ -164,6 +173,64 @@ def _part(layout: Layout, model: str) -> float:
     """Return the model's part of all threads, and a little for having more of them."""
     mine = layout.options[model].threads
     return mine / sum(option.threads for option in layout.options.values()) + mine * 1e-6
+
+
+# The options.
+
+
+def options_of(
+    spec: ModelSpec,
+    info: ModelInfo,
+    inventory: Inventory,
+    profiles: Sequence[ArmProfile],
+    *,
+    cpus: int,
+    cpu_models: int,
+    own_cores: bool,
+) -> tuple[Option, ...]:
+    """Return the ways to run the model beside others, from what was measured of it alone.
+
+    A stream of so many threads is as fast in an arm of few streams as in one of many while the others idle; so one
+    profile stands for every number of streams. Batches are left out: they would make neighbours wait longer.
+    """
+    singles = {threads: profile for profile in profiles if (threads := _threads_each(profile)) is not None}
+    beside = _beside(singles)
+    found = []
+    for threads, profile in sorted(singles.items()):
+        samples = [value for block in evidence.alone_blocks(profile) for value in block.service_s]
+        alone_s = tuple(sorted(samples)[:: max(1, -(-len(samples) // SAMPLES_MAX))])
+        for streams in (each for each in STREAMS_TRIED if each * threads <= cpus):
+            arms = candidates(
+                spec,
+                info,
+                inventory,
+                cpus=cpus,
+                own_cores=own_cores,
+                cpu_models=cpu_models,
+                share=streams * threads,
+            )
+            of_all = streams * threads
+            arm = next((each.arm for each in arms if (each.streams, each.arm.threads) == (streams, of_all)), None)
+            if arm is not None and arm.expression == "explicit":
+                found.append(Option(arm, Stream(streams, threads, alone_s, beside)))
+    return tuple(found)
+
+
+def _threads_each(profile: ArmProfile) -> int | None:
+    """Return the threads of each stream, None where the profile says nothing of single rows on the CPU."""
+    actual = profile.actual
+    if profile.arm.batch != 1 or not actual.streams or not actual.threads or not evidence.alone_blocks(profile):
+        return None
+    return max(1, actual.threads // actual.streams)
+
+
+def _beside(singles: Mapping[int, ArmProfile]) -> float:
+    """Return by what an inference is slower when other cores compute, as streams of the model itself showed."""
+    for _, profile in sorted(singles.items()):
+        if evidence.slots_of(profile) > 1:
+            ratio = evidence.median_s(evidence.busy_blocks(profile)) / evidence.median_s(evidence.alone_blocks(profile))
+            return min(BESIDE_MAX, max(1.0, ratio))
+    return BESIDE
 
 
 # Layouts.
@@ -315,8 +382,8 @@ def _blocked(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
 def _rank(members: Sequence[Member], layout: Layout, blocked: bool) -> tuple[object, ...]:
     """Return what puts the better layout first.
 
-    First that critical models hold, then the others; then threads of one's own where an inference of a neighbour is
-    longer than somebody's SLO; then the least slack, then the fewest threads.
+    First that it is worth a run; that critical models hold, then the others; then threads of one's own where an
+    inference of a neighbour is longer than somebody's SLO; then the least slack, then the fewest threads.
     """
     held = [
         min([1.0, *(layout.forecasts[each.model].slack for each in members if each.priority == priority)])
@@ -325,7 +392,7 @@ def _rank(members: Sequence[Member], layout: Layout, blocked: bool) -> tuple[obj
     beside = blocked and not (layout.kind == "dedicated" and layout.slack >= 1)
     threads = sum(option.threads for option in layout.options.values())
     ways = sum(forecast.slack for forecast in layout.forecasts.values())
-    return (*(-each for each in held), beside, -layout.slack, -ways, threads, layout.key)
+    return (layout.slack < HOPELESS, *(-each for each in held), beside, -layout.slack, -ways, threads, layout.key)
 
 
 # What does not fit.
@@ -484,3 +551,76 @@ def would_change(joint: Joint, layout: Layout) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# What is decided.
+
+
+def decided(
+    joint: Joint, layout: Layout, alone: Decision, verdict: Verdict, reason: str, proof: Proof | None
+) -> Decision:
+    """Return the decision for one model of the layout, of what was decided for it alone."""
+    model = alone.model
+    member = next(each for each in joint.members if each.model == model)
+    option, forecast = layout.options[model], layout.forecasts[model]
+    return alone.model_copy(
+        update={
+            "arm": option.arm,
+            "actual": _as_planned(option, alone.actual),
+            "capacity": _capacity(alone, forecast.slack * member.rate_per_s, proof),
+            "service_s": forecast.service_s,
+            "service_p99_s": forecast.service_p99_s,
+            "alone_s": statistics.median(option.stream.alone_s),
+            "per_s": option.stream.streams / statistics.fmean(option.stream.alone_s) / option.stream.beside,
+            "verdict": verdict,
+            "reason": reason,
+            "proof": proof,
+            "rejected": _rejected(alone, option),
+            "sentences": (*reasons(joint, layout, model), _proved(verdict, reason), would_change(joint, layout)),
+        }
+    )
+
+
+def _as_planned(option: Option, actual: ReadBack) -> ReadBack:
+    """Return what the arm is compiled as: all of it is explicit, and the worker that was proved took it."""
+    stream = option.stream
+    return actual.model_copy(
+        update={
+            "properties": {**actual.properties, **option.arm.properties},
+            "streams": stream.streams,
+            "threads": option.threads,
+            "requests": stream.streams,
+        }
+    )
+
+
+def _capacity(alone: Decision, per_s: float, proof: Proof | None) -> Capacity:
+    """Return the rate at which the model holds when its neighbours' rates grow likewise, never less than was proved."""
+    before = alone.capacity
+    low, high = (
+        (before.low_per_s / before.per_s, before.high_per_s / before.per_s) if before and before.per_s else (1, 1)
+    )
+    held = proof.rate_per_s if proof is not None and proof.verdict == "verified" else 0.0
+    return Capacity(per_s=max(per_s, held), low_per_s=max(low * per_s, held), high_per_s=max(high * per_s, held))
+
+
+def _rejected(alone: Decision, option: Option) -> tuple[Rejected, ...]:
+    others = tuple(each for each in alone.rejected if each.arm.key != option.arm.key)
+    if alone.arm.key == option.arm.key:
+        return others
+    best = Rejected(
+        arm=alone.arm,
+        reason=f"best if the model had the cores alone; beside its neighbours {option.arm.name} leaves more room",
+        capacity=alone.capacity,
+        streams=alone.actual.streams,
+        service_s=alone.service_s,
+        per_s=alone.per_s,
+        inflation=alone.inflation,
+    )
+    return (best, *others)
+
+
+def _proved(verdict: Verdict, reason: str) -> str:
+    if verdict == "unverified":
+        return f"Not verified: {reason}."
+    return f"{verdict.capitalize()} with all models loaded at their rates at once: {reason}."

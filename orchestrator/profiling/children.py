@@ -181,18 +181,25 @@ class BenchChild(Child):
 class LoadChild(Child):
     """A process that loads an endpoint."""
 
-    def __init__(self, order: LoadOrder, cancelled: Cancelled = never) -> None:
+    def __init__(self, order: LoadOrder, cancelled: Cancelled = never, *, at_once: bool = True) -> None:
+        """Take the order; without `at_once` the process starts and waits for `begin`."""
         super().__init__(["orchestrator.profiling.load", "--parent", str(os.getpid())], cancelled)
         self._order = order
+        self._at_once = at_once
 
     def __enter__(self) -> LoadChild:
         super().__enter__()
-        try:
-            self.tell(self._order.model_dump_json().encode())
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
+        if self._at_once:
+            try:
+                self.begin()
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
         return self
+
+    def begin(self) -> None:
+        """Start the load."""
+        self.tell(self._order.model_dump_json().encode())
 
     def outcomes(self) -> Iterator[list[Outcome] | LoadReport]:
         """Yield outcomes as they come, in the order of the schedule, and the report last."""

@@ -144,7 +144,8 @@ def _measured(ask: Ask, policy: Policy, notes: tuple[str, ...]) -> Found:
     try:
         raw = policy.measure(ask, policy.tell, policy.cancelled)
     except OrchError as error:
-        if error.kind in {Kind.CANCELLED, Kind.INTERNAL}:
+        # UNSUPPORTED: it was measured, and the models do not fit on this machine together; no rule can help.
+        if error.kind in {Kind.CANCELLED, Kind.INTERNAL, Kind.UNSUPPORTED}:
             raise
         return Found(wanted=ask.modes, notes=(*notes, f"measuring failed, so it is planned by rule: {error}"))
     decisions = {name: settled(_explained(ask, raw[name])) for name in sorted(raw)}

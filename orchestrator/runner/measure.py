@@ -87,9 +87,14 @@ def measure(subject: Subject, around: Around | None = None) -> Decision:
     model has no place on this machine, FAILED where no arm works. Whatever happens, no process is left, and what was
     measured is kept.
     """
+    return measure_arms(subject, around)[0]
+
+
+def measure_arms(subject: Subject, around: Around | None = None) -> tuple[Decision, tuple[ArmProfile, ...]]:
+    """Do what `measure` does, and return with the decision all that was measured."""
     around = around or Around()
     with host_lock(around.lock, around.progress, around.cancelled), _Measuring(subject, around) as measuring:
-        return measuring.run()
+        return measuring.run(), measuring.profiles
 
 
 def measuring(store: ProfileStore, *, fresh: bool = False) -> decide.Measure:
@@ -167,6 +172,11 @@ class _Measuring:
     @property
     def _seconds(self) -> float:
         return time.monotonic() - self._began
+
+    @property
+    def profiles(self) -> tuple[ArmProfile, ...]:
+        """Return all that was measured, stored profiles included."""
+        return self._search.profiles if self._search is not None else ()
 
     def _stored(self) -> tuple[ArmProfile, ...]:
         store = self._around.store

@@ -11,6 +11,7 @@ from orchestrator.planner.decision import Decision
 from orchestrator.profiling.measurement import Profile
 from orchestrator.profiling.store import Key, ProfileStore
 from orchestrator.runner.decide import Ask, Measure, Tell
+from orchestrator.runner.jointly import measure_together, sharers
 from orchestrator.runner.measure import measuring as measuring_with
 from orchestrator.runner.profiles import from_profiles, read_profile
 
@@ -18,7 +19,8 @@ from orchestrator.runner.profiles import from_profiles, read_profile
 def measuring(state: Path, *, fresh: bool = False) -> Measure:
     """Return what measures on this machine and keeps its profiles under the state folder.
 
-    Models in mode `predict` are decided from stored profiles alone. `fresh` measures what is stored again.
+    Models in mode `predict` are decided from stored profiles alone, those that share the CPU together. `fresh`
+    measures what is stored again.
     """
     store = ProfileStore(_folder(state))
     measure = measuring_with(store, fresh=fresh)
@@ -30,6 +32,10 @@ def measuring(state: Path, *, fresh: bool = False) -> Measure:
         if predicted:
             profiles = [profile for name in predicted if (profile := store.load(_key(ask, name))) is not None]
             found |= from_profiles(profiles)(replace(ask, modes=predicted), tell, cancelled)
+        together = sharers(ask)
+        if together:
+            found |= measure_together(ask, together, store, tell, cancelled, fresh=fresh)
+            measured = {name: mode for name, mode in measured.items() if name not in together}
         if measured:
             found |= measure(replace(ask, modes=measured), tell, cancelled)
         return found

@@ -60,7 +60,7 @@ class Stage:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """What was seen so far."""
 
     state: State = field(default_factory=State)
@@ -77,10 +77,10 @@ def prove(step: Verify, stage: Stage) -> Proof:
     plan = with_arm(stage.plan, step.arm)
     with tempfile.TemporaryDirectory(prefix="orch-measure-") as folder, served(plan, Path(folder), stage) as server:
         body = Path(folder) / "body"
-        headers = _first_request(server, plan.models[0], stage.info, body)
-        seen = _Seen()
+        headers = first_request(server, plan.models[0], stage.info, body)
+        seen = Seen()
         stopped = _load(step, stage, server, LoadOrderBase(plan.models[0].name, headers, body), seen)
-    return _proof(step, seen, stopped)
+    return the_proof(step, seen, stopped)
 
 
 def with_arm(plan: DeploymentPlan, arm: Arm) -> DeploymentPlan:
@@ -193,7 +193,7 @@ class LoadOrderBase:
     body: Path
 
 
-def _first_request(server: Server, model: ModelPlan, info: ModelInfo, path: Path) -> dict[str, str]:
+def first_request(server: Server, model: ModelPlan, info: ModelInfo, path: Path) -> dict[str, str]:
     """Find made-up inputs that the server answers, warm it up with them, write them to `path`; return the headers."""
     from orchestrator.backend.made_up import candidates  # with it comes numpy
 
@@ -241,7 +241,7 @@ def _warm_up(server: Server, name: str, body: bytes, headers: dict[str, str]) ->
 # The load.
 
 
-def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen: _Seen) -> str:
+def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen: Seen) -> str:
     """Run blocks until the test decides, and return why it stopped."""
     began, block = time.monotonic(), 0
     while True:
@@ -250,8 +250,8 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
             return "the budget is spent"
         before = seen.state
         kept = (seen.answered, seen.refused, len(seen.latency_s))
-        order = _order(step, server, base, block, left)
-        host, report = _block(step, stage, server, order, _Clock(block, time.monotonic() - began), seen)
+        order = load_order(step, server, base, block, left)
+        host, report = _block(step, stage, server, order, Clock(block, time.monotonic() - began), seen)
         if report.bottleneck is not None and not host.tainted():  # beside others it is late for their sake, as all are
             seen.reports.append(report)
             return f"the load generator could not keep up ({report.bottleneck})"
@@ -268,21 +268,23 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
         if verdicts.verdict(step.test, seen.state) is not None:
             return "decided"
         block += 1
-        _pause(step.gap_s, stage.cancelled)
+        pause(step.gap_s, stage.cancelled)
 
 
-def _told(step: Verify, seen: _Seen) -> str:
+def _told(step: Verify, seen: Seen) -> str:
     misses = "1 miss" if seen.state.misses == 1 else f"{seen.state.misses} misses"
     return f"{step.arm.name} at {step.rate_per_s:.3g}/s: {misses} in {seen.state.answered}"
 
 
-def _pause(seconds: float, cancelled: Cancelled) -> None:
+def pause(seconds: float, cancelled: Cancelled) -> None:
+    """Wait, unless asked to stop."""
     stop = time.monotonic() + seconds
     while (left := stop - time.monotonic()) > 0 and not cancelled():
         time.sleep(min(POLL_S, left))
 
 
-def _order(step: Verify, server: Server, base: LoadOrderBase, block: int, left_s: float) -> LoadOrder:
+def load_order(step: Verify, server: Server, base: LoadOrderBase, block: int, left_s: float) -> LoadOrder:
+    """Return the order for one block."""
     requests = max(step.test.block, math.ceil(step.rate_per_s * BLOCK_LEAST_S))
     usual_s = requests / step.rate_per_s
     closed = step.need.arrivals == "closed"
@@ -303,7 +305,7 @@ def _order(step: Verify, server: Server, base: LoadOrderBase, block: int, left_s
 
 
 @dataclass(frozen=True, slots=True)
-class _Clock:
+class Clock:
     """Where a block stands in the proof."""
 
     number: int
@@ -311,7 +313,7 @@ class _Clock:
 
 
 def _block(
-    step: Verify, stage: Stage, server: Server, order: LoadOrder, clock: _Clock, seen: _Seen
+    step: Verify, stage: Stage, server: Server, order: LoadOrder, clock: Clock, seen: Seen
 ) -> tuple[Host, LoadReport]:
     """Run one block and note its outcomes; stop it as soon as the test has decided."""
     with LoadChild(order, stage.cancelled) as child:
@@ -322,14 +324,15 @@ def _block(
             if isinstance(said, LoadReport):
                 return between(before, snapshot(stage.allowed, own)), said
             for outcome in said:
-                _note(step.test, step.need.latency_s, outcome, clock, seen)
+                note(step.test, step.need.latency_s, outcome, clock, seen)
             if not stopped and verdicts.verdict(step.test, seen.state) is not None:
                 child.stop()
                 stopped = True
     raise AssertionError("the report comes last")
 
 
-def _note(test: Test, latency_s: float, outcome: Outcome, clock: _Clock, seen: _Seen) -> None:
+def note(test: Test, latency_s: float, outcome: Outcome, clock: Clock, seen: Seen) -> None:
+    """Note what became of one request."""
     missed = outcome.status != 200 or outcome.latency_s > latency_s
     seen.state = verdicts.step(
         test, seen.state, verdicts.Outcome(clock.since_s + outcome.due_s, clock.number, missed=missed)
@@ -341,7 +344,8 @@ def _note(test: Test, latency_s: float, outcome: Outcome, clock: _Clock, seen: _
         seen.refused += 1
 
 
-def _proof(step: Verify, seen: _Seen, stopped: str) -> Proof:
+def the_proof(step: Verify, seen: Seen, stopped: str) -> Proof:
+    """Return the proof of what was seen until the load was stopped for that reason."""
     found, reason = verdicts.close(step.test, seen.state, stopped)
     if stopped.startswith("the load generator"):
         found, reason = "unverified", stopped

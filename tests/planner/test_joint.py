@@ -162,8 +162,8 @@ def test_three_models_on_two_cores_are_planned_too() -> None:
 
 def test_a_critical_model_holds_even_where_a_sheddable_one_then_does_not() -> None:
     members = [
-        a_member("critical", 0.02, 25, 0.07, priority="critical"),
-        a_member("cheap", 0.02, 25, 0.07, priority="sheddable"),
+        a_member("critical", 0.02, 25, 0.08, priority="critical"),
+        a_member("cheap", 0.02, 25, 0.08, priority="sheddable"),
     ]
     joint = plan_together(members, 2)
     best = joint.layouts[0]
