@@ -1,7 +1,8 @@
 """How much an arm can take: the largest arrival rate at which the SLO holds, by simulating the pool that will serve.
 
-The pool's own scheduler is driven on a virtual clock with measured service times. What the closed loop of a profile
-cannot show is put in by two corrections, each learned where it can be seen:
+The pool's own scheduler is driven on a virtual clock with measured service times, each drawn by how many others run
+when it starts: who has waited always starts beside others. What the closed loop of a profile cannot show is put in by
+two corrections, each learned where it can be seen:
 
 - `front_end_s`: CPU time of the server for each request. While all cores compute, it takes its time from one of them;
   an inference spread over all cores then waits at every layer for the slower one, an inference on one core of two
@@ -16,6 +17,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 
 from orchestrator.planner.decision import Capacity
@@ -27,6 +29,9 @@ from orchestrator.scheduling.simulate import Fate, simulate, simulate_closed
 LOAD_MAX = 0.9  # of the throughput: above, a queue is at the mercy of what no short profile shows
 REQUESTS = 12_000  # simulated for one rate: about 45 ms
 REQUESTS_FEW = 4000  # where many rates or factors are tried
+# The late come in clumps: 12 000 requests leave a capacity open by some 4 %. The quick simulation affords so many more.
+REQUESTS_MANY = 48_000
+STEP_ROUGH = 1.06
 STEP = 1.01  # the factor between rates that are told apart
 RESAMPLES = 40  # for the interval: its ends are the second-lowest and second-highest five percent
 SIMULATION_ERROR = 0.02  # of a capacity: what another seed of the arrivals changes (tests/planner/test_capacity.py)
@@ -112,30 +117,35 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
 
 
 def _open_capacity(service: Service, need: Need, seed: int) -> float:
+    """Return what many requests say by the quick simulation, corrected by what the scheduler itself makes of fewer."""
     if quantile(service.alone_s, need.share) * service.inflation > need.latency_s:
         return 0.0
     ceiling = LOAD_MAX * service.most_per_s
-    chance = _Chance.draw(need.arrivals, REQUESTS, seed)
-    allowed = 1 - need.share + 1e-12
-    near = boundary(lambda rate: _quickly_missed(service, need, rate, chance) <= allowed, ceiling / 2, ceiling)
-    if not near:
+    few, many = (_Times.draw(service, need.arrivals, count, seed) for count in (REQUESTS, REQUESTS_MANY))
+    rough = boundary(lambda rate: _quickly_holds(service, need, rate, few), ceiling / 2, ceiling, STEP_ROUGH)
+    by_few = boundary(lambda rate: _quickly_holds(service, need, rate, few), rough, ceiling) if rough else 0.0
+    if not by_few:
         return 0.0
-    return boundary(lambda rate: _missed(_fates(service, need, rate, chance), need) <= allowed, near, ceiling)
+    allowed = 1 - need.share + 1e-12
+    by_many = boundary(lambda rate: _quickly_holds(service, need, rate, many), by_few, ceiling)
+    exactly = boundary(lambda rate: _missed(_fates(service, need, rate, few), need) <= allowed, by_few, ceiling)
+    return min(ceiling, by_many * exactly / by_few)
 
 
-def _quickly_missed(service: Service, need: Need, rate_per_s: float, chance: _Chance) -> float:
-    """Return about the share of misses, ten times faster than the scheduler itself: where its search may begin.
+def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Times) -> bool:
+    """Tell whether about enough requests are in time, ten times faster than the scheduler itself.
 
     First come first served by the slot that is free first, whatever waits in one batch; who finds the queue full or
     waits too long is dropped. Ticks, and who joins a batch while the queue is full, are left out.
     """
-    times = _service_times(service, rate_per_s, chance)
-    arrived = scaled(chance.gaps, rate_per_s)
+    arrived, slow = scaled(times.gaps, rate_per_s), _slow(service, rate_per_s)
     free, latency_s, timeout_s = [0.0] * service.slots, need.latency_s, need.timeout_s
+    others, rows = service.slots - 1, service.rows
     queue = _limits(service, need, service.mean_s).queue
     starts: list[float] = []
-    missed, first, started, waiting_from = 0, 0, 0, 0
-    while first < len(arrived):
+    missed, first, started, waiting_from, count = 0, 0, 0, 0, len(arrived)
+    allowed = (1 - need.share + 1e-12) * count
+    while first < count and missed <= allowed:
         at = arrived[first]
         start = max(at, free[0])
         while waiting_from < len(starts) and starts[waiting_from] <= at:
@@ -145,14 +155,16 @@ def _quickly_missed(service: Service, need: Need, rate_per_s: float, chance: _Ch
             first += 1
             continue
         after = first + 1
-        while after < len(arrived) and after - first < service.rows and arrived[after] <= start:
+        while after < count and after - first < rows and arrived[after] <= start:
             after += 1
-        end = start + times[started]
+        beside = others if start > at or not others else sum(busy > start for busy in free)
+        end = start + slow * times(started, rows, beside)
         heapq.heapreplace(free, end)
-        missed += sum(end - each > latency_s for each in arrived[first:after])
+        if end - at > latency_s:  # the first of a batch waits longest
+            missed += sum(end - each > latency_s for each in arrived[first:after])
         starts += [start] * (after - first)
         first, started = after, started + 1
-    return missed / len(arrived)
+    return missed <= allowed
 
 
 def boundary(holds: Callable[[float], bool], start: float, ceiling: float, step: float = STEP) -> float:
@@ -187,25 +199,56 @@ def _bracket(holds: Callable[[float], bool], start: float, ceiling: float, strid
 
 @dataclass(frozen=True, slots=True)
 class _Chance:
-    """What is drawn once for all rates: the gaps, where each service time stands among its kin, who is alone."""
+    """What is drawn once for all rates and arms; nobody changes it."""
 
     gaps: list[float]
     places: list[float]
+    """Where among its kin each service time stands."""
     meets: list[float]
+    """Whether an inference beside some of the others takes as long as beside none, or as beside all."""
+
+
+@lru_cache(maxsize=8)
+def _chance(kind: Arrivals, count: int, seed: int) -> _Chance:
+    dice = Random(seed + 1)
+    unit = [] if kind == "closed" else gaps(kind, count, seed)
+    return _Chance(unit, [dice.random() for _ in range(count)], [dice.random() for _ in range(count)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """The service time of each inference, by its number and by how many others run when it starts."""
+
+    gaps: list[float]
+    alone: list[float]
+    busy: list[float]
+    meets: list[float]
+    others: int
+    """Slots but its own."""
 
     @classmethod
-    def draw(cls, kind: Arrivals, count: int, seed: int) -> _Chance:
-        chance = Random(seed + 1)
-        unit = [] if kind == "closed" else gaps(kind, count, seed)
-        return cls(unit, [chance.random() for _ in range(count)], [chance.random() for _ in range(count)])
+    def draw(cls, service: Service, kind: Arrivals, count: int, seed: int) -> _Times:
+        chance = _chance(kind, count, seed)
+        alone, busy = (_at(samples, chance.places) for samples in (service.alone_s, service.pooled_s))
+        return cls(chance.gaps, alone, busy, chance.meets, service.slots - 1)
+
+    def __call__(self, number: int, _rows: int, beside: int) -> float:
+        """Return the seconds; beside some of the others it is that of a busy one about as often as those are."""
+        if beside >= self.others or beside > self.meets[number] * self.others:
+            return self.busy[number]
+        return self.alone[number]
 
 
-def _fates(service: Service, need: Need, rate_per_s: float, chance: _Chance) -> list[Fate]:
-    times = _service_times(service, rate_per_s, chance)
-    mean = service.mean_s
+def _at(samples: Sequence[float], places: Sequence[float]) -> list[float]:
+    ordered = sorted(samples)
+    return [ordered[int(place * len(ordered))] for place in places]
+
+
+def _fates(service: Service, need: Need, rate_per_s: float, times: _Times) -> list[Fate]:
+    mean, slow = service.mean_s, _slow(service, rate_per_s)
     return simulate(
-        scaled(chance.gaps, rate_per_s),
-        lambda number, _rows: times[number],
+        scaled(times.gaps, rate_per_s),
+        lambda number, rows, beside: slow * times(number, rows, beside),
         _limits(service, need, mean),
         timeout_s=need.timeout_s,
         expected_s=mean,
@@ -218,18 +261,9 @@ def _limits(service: Service, need: Need, mean_s: float) -> Limits:
     return Limits(service.slots, service.rows, queue)
 
 
-def _service_times(service: Service, rate_per_s: float, chance: _Chance) -> list[float]:
-    """Return a service time for each inference, slowed down by the front end and by who runs beside it at this rate.
-
-    An inference meets busy neighbours about as often as another slot is busy: by the load.
-    """
-    load = min(1.0, rate_per_s / service.most_per_s)
-    slow = service.inflation / (1 - _stall(service, rate_per_s, load))
-    alone, busy = sorted(service.alone_s), sorted(service.pooled_s)
-    return [
-        slow * (busy[int(place * len(busy))] if meet < load or service.slots == 1 else alone[int(place * len(alone))])
-        for place, meet in zip(chance.places, chance.meets, strict=True)
-    ]
+def _slow(service: Service, rate_per_s: float) -> float:
+    """Return by what service times grow at a rate, for what a proof taught and for the front end."""
+    return service.inflation / (1 - _stall(service, rate_per_s, min(1.0, rate_per_s / service.most_per_s)))
 
 
 def _stall(service: Service, rate_per_s: float, load: float) -> float:
@@ -248,11 +282,11 @@ def _missed(fates: Sequence[Fate], need: Need) -> float:
 def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     """Return the throughput of the most callers, up to those there are, whose requests are all in time often enough."""
     callers = need.callers or 1
-    chance = _Chance.draw("closed", REQUESTS_FEW, seed)
+    times = _Times.draw(service, "closed", REQUESTS_FEW, seed)
     low, high, best = 0, callers + 1, 0.0
     trial = callers
     while high - low > 1:
-        fates = _closed_fates(service, need, trial, chance)
+        fates = _closed_fates(service, need, trial, times)
         if _missed(fates, need) <= 1 - need.share + 1e-12:
             low, best = trial, len(fates) / max(fate.ended for fate in fates)
         else:
@@ -261,14 +295,13 @@ def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     return best
 
 
-def _closed_fates(service: Service, need: Need, callers: int, chance: _Chance) -> list[Fate]:
+def _closed_fates(service: Service, need: Need, callers: int, times: _Times) -> list[Fate]:
     full = callers / (service.slots * service.rows)
-    times = _service_times(service, min(1.0, full) * service.most_per_s, chance)
-    mean = service.mean_s
+    mean, slow = service.mean_s, _slow(service, min(1.0, full) * service.most_per_s)
     return simulate_closed(
         callers,
-        len(times),
-        lambda number, _rows: times[number],
+        len(times.meets),
+        lambda number, rows, beside: slow * times(number, rows, beside),
         _limits(service, need, mean),
         timeout_s=need.timeout_s,
         expected_s=mean,
@@ -286,10 +319,10 @@ def latency_at(
 
 def simulated(service: Service, need: Need, rate_per_s: float, count: int, *, seed: int = 1) -> list[Fate]:
     """Return the fates of `count` requests at a rate (closed callers: of as many as there are)."""
-    chance = _Chance.draw(need.arrivals, count, seed)
+    times = _Times.draw(service, need.arrivals, count, seed)
     if need.arrivals == "closed":
-        return _closed_fates(service, need, need.callers or 1, chance)
-    return _fates(service, need, rate_per_s, chance)
+        return _closed_fates(service, need, need.callers or 1, times)
+    return _fates(service, need, rate_per_s, times)
 
 
 def formula_capacity(service: Service, need: Need) -> float:

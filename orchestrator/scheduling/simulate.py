@@ -11,8 +11,9 @@ from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Sch
 
 TICK_S = 0.05  # how often the runner asks the scheduler what is late
 
-ServiceTimes = Callable[[int, int], float]
-"""Returns the seconds of an inference, given its number (from 0, in the order of the starts) and its rows."""
+ServiceTimes = Callable[[int, int, int], float]
+"""Returns the seconds of an inference, given its number (from 0, in the order of the starts), its rows, and how many
+others run when it starts."""
 
 
 class Fate(NamedTuple):
@@ -86,7 +87,8 @@ def simulate_closed(
         for answered in [key for key in owner if key in run.fates]:
             fate = run.fates[answered]
             pause_s = run.retry_after_s if fate.cause is not None else 0.0
-            heapq.heappush(ready, (fate.ended + pause_s, owner.pop(answered)))
+            # Who was dropped at a tick that has passed meanwhile can only ask from now on.
+            heapq.heappush(ready, (max(run.now, fate.ended + pause_s), owner.pop(answered)))
     run.until(inf)
     return [run.fates[number] for number in range(count)]
 
@@ -99,7 +101,7 @@ class _Run:
         self._service_s = service_s
         self._running: list[tuple[float, int, Batch]] = []  # a heap by the time of the end, then the number
         self._starts = 0
-        self._now = 0.0
+        self.now = 0.0
         self._next_tick = TICK_S
         self.fates: dict[int, Fate] = {}
 
@@ -115,8 +117,8 @@ class _Run:
 
     def arrive(self, number: int, now: float, timeout_s: float, rows: int, nbytes: int) -> None:
         """Let a request in or refuse it, and start what can be started."""
-        assert now >= self._now, "arrivals are in ascending order, from 0"
-        self._now = now
+        assert now >= self.now, "arrivals are in ascending order, from 0"
+        self.now = now
         admitted = self._scheduler.admit(now, deadline=now + timeout_s, nbytes=nbytes)
         if isinstance(admitted, Refusal):
             self.fates[number] = Fate(now, None, now, admitted.cause)
@@ -136,6 +138,8 @@ class _Run:
                 self.fates[ticket.payload] = Fate(ticket.arrived, ticket.started, ended, None)
             self._dispatch(ended)
         if now < inf:
+            assert now >= self.now, "arrivals are in ascending order, from 0"
+            self.now = now
             self._tick(now)
 
     def _tick(self, now: float) -> None:
@@ -157,6 +161,6 @@ class _Run:
                 self._expired(ticket, now)
             if batch is None:
                 return
-            ends = now + self._service_s(self._starts, batch.rows)
+            ends = now + self._service_s(self._starts, batch.rows, len(self._running))
             heapq.heappush(self._running, (ends, self._starts, batch))
             self._starts += 1

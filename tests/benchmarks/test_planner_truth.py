@@ -24,12 +24,13 @@ def table() -> Table:
 @pytest.mark.parametrize(("slots", "rows"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 8)])
 def test_the_truth_is_the_simulation_of_the_pool(kind: str, slots: int, rows: int) -> None:
     dice = Random(slots * 10 + rows)
-    service = sorted(dice.uniform(0.9, 1.3) for _ in range(500))
+    # Another set of times for each number of others that run.
+    service = [sorted(dice.uniform(0.9, 1.3) * (1 + beside / 10) for _ in range(500)) for beside in range(slots)]
     places = [dice.random() for _ in range(2000)]
-    times = arrivals(kind, 0.8 * slots * rows, 2000, 3)  # type: ignore[arg-type]
+    times = arrivals(kind, 0.7 * slots * rows, 2000, 3)  # type: ignore[arg-type]
     pool = Limits(slots, rows, queue=10**6, memory_bytes=2**60)
-    fates = simulate(times, lambda number, _rows: service[int(places[number] * 500)], pool)
-    taken = latencies(times, [service] * slots, places, rows)
+    fates = simulate(times, lambda number, _rows, beside: service[beside][int(places[number] * 500)], pool)
+    taken = latencies(times, service, places, rows)
     assert taken == pytest.approx([fate.latency_s for fate in fates])
 
 

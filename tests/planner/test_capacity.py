@@ -125,6 +125,28 @@ def test_a_batch_that_costs_little_more_than_a_row_carries_more() -> None:
     assert capacity(batch, a_need(0.1)).per_s > 2 * capacity(single, a_need(0.1)).per_s
 
 
+def test_who_has_waited_is_served_beside_others_and_who_finds_nobody_alone() -> None:
+    """Seen to fail when the neighbours were drawn by the load, whoever waited."""
+    service = Service(alone_s=(0.010,), busy_s=((0.013,),), slots=2)
+    fates = simulated(service, a_need(1.0, queue_limit=1000), 100.0, 2000)
+    waited = [fate for fate in fates if fate.started is not None and fate.started > fate.arrived]
+    assert len(waited) > 200
+    assert all(fate.ended - (fate.started or 0) == pytest.approx(0.013) for fate in waited)
+    assert fates[0].latency_s == pytest.approx(0.010)
+
+
+def test_the_quick_simulation_agrees_with_the_scheduler() -> None:
+    for slots, rows in ((1, 1), (2, 1), (3, 1), (2, 4)):
+        service = replace(a_service(0.013, slots, rows, spread=0.1), alone_s=a_service(0.01, spread=0.1).alone_s)
+        need = a_need()
+        found = capacity(service, need).per_s
+        fates = simulated(service, need, 0.97 * found, 60_000)
+        assert sum(fate.latency_s > need.latency_s or fate.cause is not None for fate in fates) <= 0.0115 * len(fates)
+        fates = simulated(service, need, 1.04 * found, 60_000)
+        missed = sum(fate.latency_s > need.latency_s or fate.cause is not None for fate in fates)
+        assert missed > 0.0095 * len(fates) or found == pytest.approx(LOAD_MAX * service.most_per_s)
+
+
 def test_the_front_end_costs_the_arm_most_that_leaves_it_no_core() -> None:
     fat = a_service(0.0025, cores_share=1.0)
     thin = a_service(0.0047, 2, cores_share=0.5)
@@ -151,9 +173,13 @@ def test_closed_loop_samples_with_the_front_ends_share_predict_the_fat_arms_coll
     assert grown[1] < 1.25
 
 
-def test_another_seed_changes_a_capacity_by_no_more_than_is_said() -> None:
-    found = [capacity(a_service(0.01, 2, spread=0.05), a_need(), seed=seed).per_s for seed in range(8)]
+@pytest.mark.parametrize(("slots", "latency_s"), [(2, 0.05), (1, 0.03)])
+def test_another_seed_changes_a_capacity_by_no_more_than_is_said(slots: int, latency_s: float) -> None:
+    """Seen to fail with 12 000 requests of one slot under a short SLO."""
+    service = a_service(0.01, slots, spread=0.05)
+    found = [capacity(service, a_need(latency_s), seed=seed).per_s for seed in range(8)]
     mean = sum(found) / len(found)
+    assert math.sqrt(sum((each / mean - 1) ** 2 for each in found) / len(found)) < SIMULATION_ERROR
     assert all(abs(each / mean - 1) < 2 * SIMULATION_ERROR for each in found)
 
 

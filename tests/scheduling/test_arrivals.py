@@ -37,13 +37,13 @@ def test_closed_callers_have_no_schedule() -> None:
 
 
 def test_callers_that_wait_keep_the_slots_full_and_no_more() -> None:
-    fates = simulate_closed(3, 9, lambda _number, _rows: 1.0, Limits(2))
+    fates = simulate_closed(3, 9, lambda _number, _rows, _beside: 1.0, Limits(2))
     assert [fate.arrived for fate in fates] == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     assert max(fate.latency_s for fate in fates) == 2.0
 
 
 def test_a_caller_that_is_refused_asks_again_later() -> None:
-    fates = simulate_closed(3, 12, lambda _number, _rows: 1.0, Limits(1, queue=0), expected_s=1.0)
+    fates = simulate_closed(3, 12, lambda _number, _rows, _beside: 1.0, Limits(1, queue=0), expected_s=1.0)
     refused = [fate for fate in fates if fate.cause is Cause.QUEUE_FULL]
     assert refused
     assert max(fate.ended for fate in fates) < 12
@@ -61,7 +61,7 @@ def test_every_closed_request_has_a_fate_and_no_caller_two_at_a_time(
 ) -> None:
     """Seen to fail with a caller that asks again before its answer."""
     fates = simulate_closed(
-        callers, count, lambda number, _rows: times[number % len(times)], limits, timeout_s=timeout_s
+        callers, count, lambda number, _rows, _beside: times[number % len(times)], limits, timeout_s=timeout_s
     )
     assert len(fates) == count
     for fate in fates:

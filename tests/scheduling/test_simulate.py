@@ -21,7 +21,7 @@ def poisson(rate_per_s: float, count: int, seed: int = 1) -> list[float]:
 
 
 def always(seconds: float) -> ServiceTimes:
-    return lambda _number, _rows: seconds
+    return lambda _number, _rows, _beside: seconds
 
 
 def test_requests_that_never_meet_do_not_wait() -> None:
@@ -40,7 +40,7 @@ def test_what_comes_while_the_slot_is_taken_waits_in_order() -> None:
 def test_whatever_has_arrived_when_the_device_is_free_makes_the_next_batch() -> None:
     taken = []
 
-    def service(number: int, rows: int) -> float:
+    def service(number: int, rows: int, _beside: int) -> float:
         taken.append((number, rows))
         return 1.0
 
@@ -77,7 +77,7 @@ def test_two_slots_share_the_load_as_erlang_says() -> None:
     """M/M/2: P(wait) is Erlang's C; the mean wait C / (2 mu - lambda)."""
     generator, service_s, rate = random.Random(2), 0.01, 150.0
     fates = simulate(
-        poisson(rate, 200_000), lambda _n, _r: generator.expovariate(1 / service_s), Limits(2, queue=10_000)
+        poisson(rate, 200_000), lambda _n, _r, _b: generator.expovariate(1 / service_s), Limits(2, queue=10_000)
     )
     offered = rate * service_s
     erlang_c = offered**2 / 2 / (1 - offered / 2) / (1 + offered + offered**2 / 2 / (1 - offered / 2))
@@ -116,7 +116,7 @@ def test_every_request_has_one_fate_within_every_bound(
     arrivals: list[float], times: list[float], limits: Limits, timeout_s: float
 ) -> None:
     """Seen to fail with: a fate lost (batch.tickets[1:]), a slot too many, no deadline, last in first out."""
-    fates = simulate(arrivals, lambda number, _rows: times[number % len(times)], limits, timeout_s=timeout_s)
+    fates = simulate(arrivals, lambda number, _rows, _beside: times[number % len(times)], limits, timeout_s=timeout_s)
     assert [fate.arrived for fate in fates] == arrivals
     served = [fate for fate in fates if fate.cause is None]
     for fate in served:
@@ -134,5 +134,5 @@ def test_every_request_has_one_fate_within_every_bound(
 
 @given(ARRIVALS, TIMES, LIMITS)
 def test_the_same_input_gives_the_same_fates(arrivals: list[float], times: list[float], limits: Limits) -> None:
-    first, second = (simulate(arrivals, lambda n, _r: times[n % len(times)], limits) for _ in range(2))
+    first, second = (simulate(arrivals, lambda n, _r, _b: times[n % len(times)], limits) for _ in range(2))
     assert first == second
