@@ -53,7 +53,7 @@ def _worker_changes(observed: DeploymentPlan, desired: DeploymentPlan) -> tuple[
         *_detail("cores", _cores(observed.cores), _cores(desired.cores)),
     ] or _pinning_details(observed, desired)
     if details:
-        return (Change(None, "replace", f"{_first(details)} needs a new worker", tuple(details)),)
+        return (Change(None, "replace", _needing(details, "a new worker"), tuple(details)),)
     details = [
         *_detail("cpus", observed.cpus, desired.cpus),
         *_written("memory", observed.memory_bytes, desired.memory_bytes, _size),
@@ -89,7 +89,7 @@ def _model_change(name: str, old: ModelPlan | None, new: ModelPlan | None) -> Ch
         return Change(name, "delete", "the manifest no longer names it")
     details = _compiled_details(old, new)
     if old.compile_key() != new.compile_key():
-        return Change(name, "replace", f"{_first(details)} needs a new compiled model", (*details, *_details(old, new)))
+        return Change(name, "replace", _needing(details, "a new compiled model"), (*details, *_details(old, new)))
     details = _details(old, new)
     if details:
         return Change(name, "update", _first(details), tuple(details))
@@ -158,8 +158,12 @@ def _keys(prefix: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[s
 
 
 def _first(details: list[str]) -> str:
-    more = f" and {len(details) - 1} more" if len(details) > 1 else ""
-    return details[0] + more
+    others = len(details) - 1
+    return details[0] + ("" if not others else " and 1 other change" if others == 1 else f" and {others} other changes")
+
+
+def _needing(details: list[str], what: str) -> str:
+    return f"{_first(details)} {'needs' if len(details) == 1 else 'need'} {what}"
 
 
 def _open(figure: int | None) -> str:

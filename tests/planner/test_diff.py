@@ -47,7 +47,7 @@ def test_what_is_as_planned_is_unchanged() -> None:
         ({"queue": {"memory": "1MiB"}}, "queue memory 256MiB -> 1MiB"),
         ({"priority": "critical"}, "priority default -> critical"),
         ({"version": "2"}, "version 1 -> 2"),
-        ({"slo": {"latency": "2s"}}, "queue timeout 30s -> 2s and 1 more"),
+        ({"slo": {"latency": "2s"}}, "queue timeout 30s -> 2s and 1 other change"),
     ],
 )
 def test_queue_slo_and_priority_change_in_place(model: dict[str, Any], cause: str) -> None:
@@ -62,7 +62,7 @@ def test_queue_slo_and_priority_change_in_place(model: dict[str, Any], cause: st
         ({"compile": {"batch": 4}}, "batch 1 -> 4 needs a new compiled model"),
         (
             {"compile": {"streams": 2, "requests": 2}},
-            "NUM_STREAMS unset -> 2 and 2 more needs a new compiled model",
+            "NUM_STREAMS unset -> 2 and 2 other changes need a new compiled model",
         ),
     ],
 )

@@ -13,7 +13,7 @@ def test_changes_are_a_line_each_with_the_details_of_more_than_one() -> None:
     old = a_plan(a_model("bert"), a_model("resnet50"))
     new = a_plan(a_model("bert", queue={"limit": 128, "timeout": "5s"}), a_model("yolo"))
     assert changes_to_text(diff(old, new)) == (
-        "~  bert      update     queue limit derived -> 128 and 1 more\n"
+        "~  bert      update     queue limit derived -> 128 and 1 other change\n"
         "      queue limit derived -> 128\n"
         "      queue timeout 30s -> 5s\n"
         "-  resnet50  delete     the manifest no longer names it\n"
