@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REFRESH_PER_S = 8
-FINAL_PHASES = frozenset({"swapped", "updated", "deleted", "failed", "serving", "unchanged", "done"})
+FINAL_PHASES = frozenset({"created", "replaced", "updated", "deleted", "failed", "serving", "unchanged", "done"})
 Show = Callable[[Mapping[str, Any]], None]
 
 

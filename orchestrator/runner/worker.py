@@ -22,7 +22,7 @@ TICK_S = 0.05
 log = logging.getLogger("orch.worker")
 
 Progress = Callable[[str, str, str], None]
-"""Takes model, phase (compiling, checking, swapped, updated, draining, deleted, failed) and a message for people."""
+"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +165,12 @@ class Worker:
         return ServedModel(plan, served.actual, served.checked, served.pool)
 
     def _report(self, changes: tuple[Change, ...], progress: Progress) -> None:
-        phases = {"create": "swapped", "replace": "swapped", "update": "updated", "delete": "deleted"}
+        phases = {"create": "created", "replace": "replaced", "update": "updated", "delete": "deleted"}
         for change in changes:
             if change.model is not None and change.action in phases:
-                progress(change.model, phases[change.action], change.cause)
+                # The cause of a creation, that no pool is running, has ended with it.
+                cause = "no pool ran before" if change.action == "create" else change.cause
+                progress(change.model, phases[change.action], cause)
 
     def _retire(self, served: ServedModel, progress: Progress) -> None:
         progress(served.plan.name, "draining", "finishing what the old pool has admitted")

@@ -296,7 +296,7 @@ class WorkerProcess:
         log.info("%s: %s (%s)", item["model"], item["phase"], item["message"])
         if item["phase"] == "failed":
             self._monitor.event("Warning", "ChangeFailed", item["model"], item["message"])
-        elif item["phase"] in ("swapped", "updated", "deleted"):
+        elif item["phase"] in ("created", "replaced", "updated", "deleted"):
             self._monitor.event("Normal", item["phase"].capitalize(), item["model"], item["message"])
 
     async def _on_drain(self, params: admin.Json, progress: admin.Progress) -> Any:

@@ -102,7 +102,7 @@ def test_a_first_plan_is_compiled_checked_and_served(worker: Worker, engine: Tra
     worker._on_change = swaps.append
     changes = worker.apply(plan_of("a"), heard)
     assert [(change.model, change.action) for change in changes] == [("a", "create")]
-    assert heard.lines == [("a", "compiling"), ("a", "checking"), ("a", "swapped")]
+    assert heard.lines == [("a", "compiling"), ("a", "checking"), ("a", "created")]
     assert infer(worker.served["a"].pool).error is None
     assert worker.served["a"].checked.inferences >= 10
     assert swaps == [worker.served]
@@ -155,7 +155,7 @@ def test_a_replaced_model_is_swapped_first_and_its_old_pool_drained(worker: Work
     applying.join(WAIT_S)
     assert [outcome.error for outcome in outcomes] == [None]
     assert engine.open == 2
-    assert heard.lines == [("a", phase) for phase in ("compiling", "checking", "swapped", "draining")]
+    assert heard.lines == [("a", phase) for phase in ("compiling", "checking", "replaced", "draining")]
     with pytest.raises(OrchError) as caught:
         old.admit()
     assert caught.value.kind is Kind.UNAVAILABLE

@@ -94,11 +94,13 @@ def test_a_change_is_told_step_by_step_and_shows_in_status(worker: WorkerProcess
     plan = a_plan("tiny_mlp", folder, TWO_STREAMS)
     params = {"plan": plan.model_dump(mode="json"), "generation": 7}
     *told, (_, result) = admin.stream(worker.state / "control.sock", "apply", params, timeout_s=END_S)
-    assert [step["phase"] for _, step in told] == ["compiling", "checking", "swapped", "draining"]
+    assert [step["phase"] for _, step in told] == ["compiling", "checking", "replaced", "draining"]
     assert (result["ok"], [model["action"] for model in result["models"]]) == (True, ["replace"])
     status = worker.until_state("Serving")
     assert (status["generation"], status["plan_digest"]) == (7, plan.digest())
-    assert [event["reason"] for event in status["events"]].count("Swapped") == 2
+    changes = [(event["reason"], event["message"]) for event in status["events"] if event["object"].endswith("model")]
+    assert changes[0] == ("Created", "no pool ran before")
+    assert changes[1][0] == "Replaced"
     again = worker.call("apply", **params)
     assert [model["action"] for model in again["models"]] in ([], ["unchanged"])
 
