@@ -11,12 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 from orchestrator.agent import paths
 from orchestrator.agent.adoption import Adoption
 from orchestrator.agent.api import Api
+from orchestrator.agent.attempt import ATTEMPTS_MAX
 from orchestrator.agent.client import worker_environ
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.paths import Layout
@@ -30,6 +32,7 @@ from orchestrator.serving import admin
 WORKER_COMMAND = (sys.executable, "-m", "orchestrator.serving")
 LOCK_TIMEOUT_S = 2.0
 LOCK_POLL_S = 0.02
+THREADS_MAX = 2 * ATTEMPTS_MAX  # of which planning takes half at most
 FINISH_TIMEOUT_S = 10.0  # for an apply under way when the agent is asked to stop; the next agent resumes it
 
 log = logging.getLogger("orchestrator.agent")
@@ -70,6 +73,7 @@ def lock(layout: Layout) -> IO[str]:
 async def serve(layout: Layout, environ: Mapping[str, str], command: Sequence[str], planner: Planner) -> None:
     """Run an agent on the state folder until it is asked to stop."""
     started = time.time()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX))
     store, damaged = open_or_renew(layout.database, time.strftime("%Y%m%dT%H%M%S", time.gmtime(started)))
     supervisor = Supervisor(layout, store, command, worker_environ(environ))
     reconciler = Reconciler(store, supervisor, planner)
@@ -97,6 +101,7 @@ async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, sto
     await asyncio.sleep(0)
     server = await admin.serve(api.layout.socket, api.methods(), on_bug=_on_bug)
     await stopping.wait()
+    api.reconciler.call_off_all()
     server.close()
     paths.retire(api.layout)
     if api.tasks:

@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.agent import process
 from orchestrator.agent.paths import Layout, WorkerPaths
 from orchestrator.agent.process import Identity
-from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Reconciler, nobody
+from orchestrator.agent.reconcile import Reconciler
 from orchestrator.agent.store import DeploymentRecord, Origin, Store, WorkerRecord
 from orchestrator.agent.supervisor import ADOPT_TIMEOUT_S, Supervisor
 from orchestrator.errors import OrchError
@@ -36,12 +36,16 @@ class Adoption:
 
     async def run(self, damaged: Path | None) -> None:
         """Make what runs match what is wanted; `damaged` is where a damaged store was put."""
-        # Nothing is applied before it is known what runs.
-        async with self.reconciler.turn(nobody, asyncio.get_running_loop().time() + APPLY_TIMEOUT_S):
+        resuming: list[asyncio.Task[None]] = []
+        async with self.reconciler.alone:  # nothing is applied before it is known what runs
             try:
                 await self._run(damaged)
+                names = [record.name for record in self.store.deployments()]
+                resuming = [asyncio.create_task(self.reconciler.resume(name)) for name in names]
+                await asyncio.sleep(0)  # each has its turn before any caller
             finally:
                 self.done.set()
+        await asyncio.gather(*resuming)
 
     async def _run(self, damaged: Path | None) -> None:
         found = process.find(self.layout.workers)
@@ -57,9 +61,6 @@ class Adoption:
                 for identity in identities
             )
         )
-        self.done.set()
-        for record in records:
-            await self.reconciler.resume(record.name)
 
     async def _bring_back(self, record: DeploymentRecord, known: WorkerRecord | None, found: Found) -> None:
         candidates = [

@@ -12,10 +12,11 @@ from typing import Any
 from orchestrator.agent import paths
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.paths import Layout
-from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler, Report
+from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler
 from orchestrator.agent.status import Json, rfc3339
 from orchestrator.agent.store import DeploymentRecord, Store
 from orchestrator.agent.supervisor import Supervisor, gone
+from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.admin import Method, Progress
 
@@ -168,9 +169,13 @@ class Api:
                 await self.adopted.wait()
 
     def _record(self, params: Json) -> DeploymentRecord:
-        record = self.store.deployment(str(params.get("name")))
+        name = str(params.get("name"))
+        record = self.store.deployment(name)
+        if record is None and self.reconciler.attempts.of(name) is not None:
+            hint = f"orch status {name} shows how far it is"
+            raise OrchError(Kind.UNAVAILABLE, f"{name!r} is still being planned", hint=hint)
         if record is None:
-            raise gone(str(params.get("name")))
+            raise gone(name)
         return record
 
 

@@ -43,7 +43,20 @@ class Monitor:
     async def items(self, names: Sequence[str] | None) -> list[Json]:
         """Return the status of the deployments named, or of all, having asked their workers together."""
         records = [record for record in self.store.deployments() if names is None or record.name in names]
-        return list(await asyncio.gather(*(self._item(record) for record in records)))
+        items = await asyncio.gather(*(self._item(record) for record in records))
+        known = {item["metadata"]["name"] for item in items}
+        items += [item for item in self._planned(names) if item["metadata"]["name"] not in known]
+        return sorted(items, key=lambda item: str(item["metadata"]["name"]))
+
+    def _planned(self, names: Sequence[str] | None) -> list[Json]:
+        """Return the status of what is being planned."""
+        items = []
+        for name in self.reconciler.attempts.names():
+            attempt = self.reconciler.attempts.of(name)
+            wanted = None if attempt is None else attempt.of(name)
+            if attempt is not None and wanted is not None and (names is None or name in names):
+                items.append(status.planned(wanted.document, attempt.since, attempt.message(name)))
+        return items
 
     async def _item(self, record: DeploymentRecord) -> Json:
         view = await self.view(record)
@@ -74,7 +87,7 @@ class Monitor:
 
     def _note_applied(self, record: DeploymentRecord, answer: Json) -> DeploymentRecord:
         """Record that the wanted plan runs after all: after a slow start, a crash, or a new agent."""
-        if self.reconciler.busy or not answer["ready"] or answer["plan_digest"] != record.desired.digest():
+        if self.reconciler.busy(record.name) or not answer["ready"] or answer["plan_digest"] != record.desired.digest():
             return record
         revision = self.store.last_revision(record.name)
         if revision is None or revision.result == "applied":

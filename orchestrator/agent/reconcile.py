@@ -1,4 +1,4 @@
-"""Brings deployments to what their manifests want: plan, compare, decide, act, one apply after the other."""
+"""Brings deployments to what their manifests want: plan, then, having the turn, compare, decide and act."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
 from orchestrator.agent import listener, paths, planning
+from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
 from orchestrator.agent.supervisor import Supervisor, Unit, Worker, gone
+from orchestrator.agent.turns import Report, Turns
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.diff import Change, diff, needs_action
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.serving import admin
 
 Json = dict[str, Any]
-Report = Callable[[Json], None]
 
 APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 APPLY_TIMEOUT_MAX_S = 3600.0
+PLANNINGS_MAX = 3  # of one apply, when the cores that others have change while it is planned
 RESTART_WAIT_S = 60.0  # a worker that starts again is not ended for a change that it can make itself
 READY_POLL_MIN_S = 0.02
 READY_POLL_MAX_S = 0.25
@@ -128,28 +130,31 @@ class Reconciler:
 
     def __init__(self, store: Store, supervisor: Supervisor, planner: Planner) -> None:
         self._store, self._supervisor, self._planner = store, supervisor, planner
-        self._lock = asyncio.Lock()
+        self.attempts = Attempts()
+        self._applies, self._turns = Turns(), Turns()
+        self._gate = asyncio.Lock()
+        self._claims: dict[str, DeploymentPlan] = {}
+        self._listening: dict[str, EndpointPlan] = {}
+
+    def busy(self, name: str) -> bool:
+        """Tell whether the deployment is being changed now."""
+        return self._gate.locked() or self._turns.taken(name)
 
     @property
-    def busy(self) -> bool:
-        """Tell whether something is being applied or deleted now."""
-        return self._lock.locked()
+    def alone(self) -> asyncio.Lock:
+        """Return what lets nothing be applied or deleted while it is held: it is not known yet what runs."""
+        return self._gate
 
-    @asynccontextmanager
-    async def turn(self, report: Report, deadline: float) -> AsyncIterator[None]:
-        """Wait until nothing else changes deployments, until `deadline` on the loop's clock; raise DEADLINE."""
-        if self._lock.locked():
-            report({"deployment": None, "model": None, "phase": "waiting", "message": "another change is being made"})
+    async def _opened(self, report: Report, deadline: float) -> None:
+        """Wait until it is known what runs; raise DEADLINE."""
+        if not self._gate.locked():
+            return
+        report({"deployment": None, "model": None, "phase": "waiting", "message": "finding what runs"})
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._lock.acquire()
+            async with asyncio.timeout_at(deadline), self._gate:
+                pass
         except TimeoutError:
-            hint = "repeat the command when the other one has ended"
-            raise OrchError(Kind.DEADLINE, "another change is still being made", hint=hint) from None
-        try:
-            yield
-        finally:
-            self._lock.release()
+            raise OrchError(Kind.DEADLINE, "it is not known yet what runs", hint="repeat the command") from None
 
     # --- apply
 
@@ -157,25 +162,83 @@ class Reconciler:
         """Bring the deployments of the documents about; raise OrchError with all that failed, after trying all."""
         deadline = asyncio.get_running_loop().time() + min(asked.timeout_s, APPLY_TIMEOUT_MAX_S)
         wanted = await asyncio.to_thread(planning.read, asked.documents)
-        async with self.turn(report, deadline):
-            report({"deployment": None, "model": None, "phase": "planning", "message": _planning_message(wanted)})
-            asking = Asking(asked.locked, measures=True, tell=_from_any_thread(report))
-            plans = await self._plan(wanted, asked.plan, asking, deadline)
-            outcomes, errors = [], []
-            for one, plan in zip(wanted, plans, strict=True):
+        await self._opened(report, deadline)
+        attempt = Attempt(wanted, time.time())
+        self.attempts.begin(attempt)
+        try:
+            # Applies of one deployment do not even plan at once; what else is done to it may pass until it is planned.
+            async with self._applies.take([one.name for one in wanted], report, deadline):
+                return await self._apply(attempt, asked, report, deadline)
+        finally:
+            self.attempts.end(attempt)
+
+    async def _apply(self, attempt: Attempt, asked: Apply, report: Report, deadline: float) -> Json:
+        attempt.check_all()
+        before = {one.name: self._wish(one.name) for one in attempt.wanted}
+        outcomes, errors = [], []
+        try:
+            plans = await self._plan_and_claim(attempt, asked, report, deadline)
+            for one, plan in zip(attempt.wanted, plans, strict=True):
                 try:
-                    outcomes.append(await self._apply_one(one, plan, report, deadline))
+                    async with self._turns.take([one.name], report, deadline):
+                        attempt.check(one.name)
+                        if self._wish(one.name) != before[one.name]:
+                            raise changed(one.name)
+                        outcomes.append(await self._apply_one(one, plan, report, deadline))
                 except OrchError as error:
                     errors.append(error)
-            pruned = await self._prune(wanted, report) if asked.prune and not errors else []
+        finally:
+            for one in attempt.wanted:
+                self._claims.pop(one.name, None)
+        pruned = await self._prune(attempt.wanted, report, deadline) if asked.prune and not errors else []
         if errors:
             raise merge(errors, Kind.FAILED if len(errors) > 1 else None)
         return {"deployments": outcomes, "pruned": pruned}
 
-    async def _plan(
-        self, wanted: Sequence[Wanted], expected: str | None, asking: Asking, deadline: float
+    def _wish(self, name: str) -> tuple[float, int, str] | None:
+        """Return what tells whether a deployment is still wanted as it was."""
+        record = self._store.deployment(name)
+        return None if record is None else (record.created, record.generation, record.desired.digest())
+
+    async def _plan_and_claim(
+        self, attempt: Attempt, asked: Apply, report: Report, deadline: float
     ) -> list[DeploymentPlan]:
-        found = await self._planned(wanted, asking, deadline)
+        """Plan, again if others took or gave back cores meanwhile, and claim what the plans take."""
+        tell = _telling(attempt, report)
+        asking = Asking(asked.locked, measures=True, tell=_from_any_thread(tell))
+        message = _planning_message(attempt.wanted)
+        for _ in range(PLANNINGS_MAX):
+            report({"deployment": None, "model": None, "phase": "planning", "message": message})
+            around = self._cores_around(attempt.wanted)
+            plans = await self._plan(attempt.wanted, asked.plan, asking, deadline, attempt)
+            if self._cores_around(attempt.wanted) == around:
+                self._claims.update({plan.name: plan for plan in plans})
+                return plans
+            message = "the cores that others have changed meanwhile: planning again"
+        what = "the cores that other deployments have changed meanwhile, again and again"
+        raise OrchError(Kind.CONFLICT, what, hint="repeat the command when the others have been applied")
+
+    def _running(self) -> dict[str, DeploymentPlan]:
+        """Return the plans of what runs or is about to."""
+        records = self._store.deployments()
+        return {record.name: record.applied for record in records if record.applied is not None} | self._claims
+
+    def _cores_around(self, wanted: Sequence[Wanted]) -> dict[str, tuple[int, ...]]:
+        """Return the cores that others than the wanted have for themselves."""
+        names = {one.name for one in wanted}
+        return {
+            name: plan.cores for name, plan in self._running().items() if name not in names and plan.cores is not None
+        }
+
+    async def _plan(
+        self,
+        wanted: Sequence[Wanted],
+        expected: str | None,
+        asking: Asking,
+        deadline: float,
+        attempt: Attempt | None = None,
+    ) -> list[DeploymentPlan]:
+        found = await self._planned(wanted, asking, deadline, attempt)
         errors = [plan for plan in found if isinstance(plan, OrchError)]
         if errors:
             raise merge(errors)
@@ -186,21 +249,26 @@ class Reconciler:
         return plans
 
     async def _planned(
-        self, wanted: Sequence[Wanted], asking: Asking, deadline: float
+        self, wanted: Sequence[Wanted], asking: Asking, deadline: float, attempt: Attempt | None
     ) -> list[DeploymentPlan | OrchError]:
-        """Plan in a thread; what it measures ends soon after the deadline, or after the agent is asked to stop."""
-        running = {record.name: record.applied for record in self._store.deployments() if record.applied is not None}
+        """Plan in a thread; what it measures ends soon after the deadline, or after somebody called it off."""
         given_up = threading.Event()
         asking = replace(asking, given_up=given_up.is_set)
-        work = asyncio.to_thread(self._planner, [one.document for one in wanted], running, asking)
+        work = asyncio.to_thread(self._planner, [one.document for one in wanted], self._running(), asking)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline) as scope:
+                if attempt is not None:
+                    attempt.scope = scope
                 return await work
         except TimeoutError:
+            if attempt is not None:
+                attempt.check_all()
             hint = "apply with a longer --timeout, or state a shorter planning.budget"
             raise OrchError(Kind.DEADLINE, "planning did not end in time", hint=hint) from None
         finally:
             given_up.set()
+            if attempt is not None:
+                attempt.scope = None
 
     async def _apply_one(self, one: Wanted, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
         record = self._store.deployment(one.name)
@@ -227,10 +295,13 @@ class Reconciler:
         await self.follow(step, Course(plan, revision, report, deadline))
 
     async def follow(self, step: Step, course: Course) -> None:
-        """Act; the revision ends as applied, or as failed with the error raised."""
+        """Act; the revision ends as applied, or as failed with the error raised; the caller has the turn."""
         name, number = course.plan.name, course.revision.number
         try:
-            worker = await self._act(step, course)
+            try:
+                worker = await self._act(step, course)
+            finally:
+                self._listening.pop(name, None)
         except OrchError as error:
             self._store.failed(course.revision, str(error))
             self._supervisor.note(name, "Warning", "RevisionFailed", f"revision {number}: {error}")
@@ -323,12 +394,14 @@ class Reconciler:
         return candidate
 
     def _check_ours(self, plan: DeploymentPlan) -> None:
-        """Raise CONFLICT, naming the deployment, when another one listens where this one is to."""
-        for record in self._store.deployments():
-            if record.name != plan.name and self._supervisor.unit(record.name).worker is not None:
-                for field in overlap(plan.endpoint, record.runnable.endpoint):
-                    what = f"{getattr(plan.endpoint, field)} is taken by the deployment {record.name!r}"
-                    raise OrchError(Kind.CONFLICT, what, hint=f"change spec.endpoint.{field}")
+        """Raise CONFLICT, naming the deployment, when another one listens, or is about to, where this one is to."""
+        records = [record for record in self._store.deployments() if record.name != plan.name]
+        taken = {one.name: one.runnable.endpoint for one in records if self._supervisor.unit(one.name).worker}
+        for name, endpoint in sorted((taken | self._listening).items()):
+            for field in overlap(plan.endpoint, endpoint):
+                what = f"{getattr(plan.endpoint, field)} is taken by the deployment {name!r}"
+                raise OrchError(Kind.CONFLICT, what, hint=f"change spec.endpoint.{field}")
+        self._listening[plan.name] = plan.endpoint
 
     async def _until_ready(self, worker: Worker, course: Course) -> None:
         """Wait until the worker serves; raise OrchError with its own reason, how it died, or DEADLINE."""
@@ -403,15 +476,24 @@ class Reconciler:
     async def delete(self, names: Sequence[str], report: Report) -> Json:
         """Delete deployments; raise NOT_FOUND, having done nothing, when one of them is not known."""
         deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
-        async with self.turn(report, deadline):
-            known = {record.name for record in self._store.deployments()}
+        await self._opened(report, deadline)
+        async with self._turns.take(names, report, deadline):
+            known = {record.name for record in self._store.deployments()} | set(self.attempts.names())
             missing = [gone(name) for name in names if name not in known]
             if missing:
                 raise merge(missing)
             return {"deleted": [await self._delete(name, report) for name in dict.fromkeys(names)]}
 
+    def call_off_all(self) -> None:
+        """Let every apply end before what it does next: the agent is to stop."""
+        for name in self.attempts.names():
+            self.attempts.call_off(name, stopping(name))
+
     async def _delete(self, name: str, report: Report) -> str:
         report({"deployment": name, "model": None, "phase": "draining", "message": "finishing what it has"})
+        self.attempts.call_off(name, deleted(name))
+        if self._store.deployment(name) is None:  # it was only being planned
+            return name
         # The wish first: an agent that is killed here leaves a stray worker, which its successor ends.
         self._store.delete(name, time.time())
         await self._supervisor.remove(name)
@@ -419,28 +501,34 @@ class Reconciler:
         report({"deployment": name, "model": None, "phase": "deleted", "message": ""})
         return name
 
-    async def _prune(self, wanted: Sequence[Wanted], report: Report) -> list[str]:
-        names = to_prune(self._store.deployments(), wanted, lambda path: Path(path).exists())
-        return [await self._delete(name, report) for name in names]
+    async def _prune(self, wanted: Sequence[Wanted], report: Report, deadline: float) -> list[str]:
+        names = self._to_prune(wanted)
+        async with self._turns.take(names, report, deadline):
+            # Somebody else may have applied or deleted one meanwhile.
+            return [await self._delete(name, report) for name in self._to_prune(wanted) if name in names]
+
+    def _to_prune(self, wanted: Sequence[Wanted]) -> list[str]:
+        return to_prune(self._store.deployments(), wanted, lambda path: Path(path).exists())
 
     # --- after a start of the agent
 
     async def resume(self, name: str) -> None:
-        """Bring about what an agent that was killed left half done; the caller has the turn."""
-        record, revision = self._store.deployment(name), self._store.last_revision(name)
-        if record is None or revision is None or revision.result != "applying":
-            return
-        serving = record.applied is not None and _serves(self._supervisor.unit(name))
-        step = decide(record, serving, diff(record.applied if serving else None, record.desired))
-        step = Step.UPDATE if step is Step.NOTHING else step
+        """Bring about what an agent that was killed left half done."""
         deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
-        try:
-            await self.follow(step, Course(record.desired, revision, nobody, deadline))
-        except OrchError as error:
-            log.warning("%s: %s", name, error)
+        async with self._turns.take([name], nobody, deadline):
+            record, revision = self._store.deployment(name), self._store.last_revision(name)
+            if record is None or revision is None or revision.result != "applying":
+                return
+            serving = record.applied is not None and _serves(self._supervisor.unit(name))
+            step = decide(record, serving, diff(record.applied if serving else None, record.desired))
+            step = Step.UPDATE if step is Step.NOTHING else step
+            try:
+                await self.follow(step, Course(record.desired, revision, nobody, deadline))
+            except OrchError as error:
+                log.warning("%s: %s", name, error)
 
     async def replan(self, record: DeploymentRecord) -> None:
-        """Plan anew for a machine that may have changed, and start by that plan if so; the caller has the turn."""
+        """Plan anew for a machine that may have changed, and start by that plan if so; the caller is alone."""
         text = {"text": record.origin.manifest, "name": record.origin.path, "base": record.origin.base}
         try:
             wanted = await asyncio.to_thread(planning.read, [text])
@@ -480,6 +568,16 @@ async def _ends_within(worker: Worker, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _telling(attempt: Attempt, report: Report) -> Report:
+    """Return what reports, and notes how far the planning is."""
+
+    def tell(line: Json) -> None:
+        attempt.note(line["deployment"], line["model"], line["phase"], line["message"])
+        report(line)
+
+    return tell
 
 
 def _from_any_thread(report: Report) -> Callable[[str, str | None, str, str], None]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.agent.restart import UnitState
 from orchestrator.agent.store import DeploymentRecord, Revision
 from orchestrator.planner.plan import ModelPlan
+
+if TYPE_CHECKING:  # an idle agent needs no YAML
+    from orchestrator.manifest.load import Document
+    from orchestrator.manifest.spec import ModelSpec
 
 Json = dict[str, Any]
 Health = Literal["Healthy", "Progressing", "Degraded", "Suspended", "Missing"]
@@ -68,6 +72,49 @@ def item(record: DeploymentRecord, revision: Revision | None, worker: WorkerView
             "started": None if worker.started is None else rfc3339(worker.started),
         },
         "models": models(record, worker),
+    }
+
+
+def planned(document: Document, since: float, message: str) -> Json:
+    """Return the item of a deployment whose first plan is being made since a Unix time."""
+    deployment = document.deployment
+    endpoint = deployment.spec.endpoint
+    verdict = Verdict("Progressing", "Planning", message)
+    wanted = (("Ready", "False"), ("Progressing", "True"), ("Degraded", "False"))
+    return {
+        "metadata": {
+            "name": deployment.metadata.name,
+            "generation": 0,
+            "labels": dict(deployment.metadata.labels),
+            "created": rfc3339(since),
+        },
+        "revision": {"number": None, "source": "file", "commit": None},
+        "sync": "OutOfSync",
+        "health": verdict.health,
+        "conditions": [_condition(kind, value, verdict, None, 0, since) for kind, value in wanted],
+        "endpoint": {"http": None if endpoint.http is None else f"http://{endpoint.http}", "grpc": endpoint.grpc},
+        "worker": {"pid": None, "restarts": 0, "started": None},
+        "models": [_unplanned(model) for model in deployment.spec.models],
+    }
+
+
+def _unplanned(model: ModelSpec) -> Json:
+    slo = model.slo
+    return {
+        "name": model.name,
+        "state": "Planning",
+        "device": str(model.device),
+        "execution_devices": [],
+        "plan": None,
+        "slo": None
+        if slo is None
+        else {"latency_ms": slo.latency * 1e3, "percentile": slo.percentile, "rate_per_s": slo.rate},
+        "observed": None,
+        "saturation": None,
+        "capacity_per_s": None,
+        "headroom_per_s": None,
+        "reasons": [],
+        "message": None,
     }
 
 

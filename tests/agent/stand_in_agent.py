@@ -21,20 +21,24 @@ WORKER = (sys.executable, str(Path(__file__).with_name("stand_in_worker.py")))
 def copy_manifests(
     documents: Sequence[Document], running: Mapping[str, DeploymentPlan], asking: Asking, /
 ) -> list[DeploymentPlan | OrchError]:
-    return [_measured(document, asking) or _plan(document) for document in documents]
+    return [_measured(document, asking) or _plan(document, running) for document in documents]
 
 
 def _measured(document: Document, asking: Asking) -> OrchError | None:
-    """Do as if a model were measured that says so: until somebody gives up where it is to take for ever."""
+    """Do as if a model were measured that says so: for ever, or while its file is there; until somebody gives up."""
     for model in document.deployment.spec.models:
         if "MEASURED" in model.properties and asking.measures:
             asking.tell(document.deployment.metadata.name, model.name, "measuring", f"locked: {asking.locked}")
-            while model.properties["MEASURED"] == "for ever" and not asking.given_up():
+            while _lasts(str(model.properties["MEASURED"])) and not asking.given_up():
                 time.sleep(0.01)
     return None
 
 
-def _plan(document: Document) -> DeploymentPlan | OrchError:
+def _lasts(measured: str) -> bool:
+    return measured == "for ever" or Path(measured).exists()
+
+
+def _plan(document: Document, running: Mapping[str, DeploymentPlan]) -> DeploymentPlan | OrchError:
     spec = document.deployment.spec
     if any("UNPLANNABLE" in model.properties for model in spec.models):
         return OrchError(Kind.UNSUPPORTED, "no device for this")
@@ -42,9 +46,16 @@ def _plan(document: Document) -> DeploymentPlan | OrchError:
         name=document.deployment.metadata.name,
         endpoint=EndpointPlan(http=spec.endpoint.http, grpc=spec.endpoint.grpc),
         cpus=1,
+        cores=_a_free_core(document, running) if spec.resources.cpus else None,
         models=tuple(_model(model, document.base) for model in spec.models),
         fingerprint=os.environ.get("STAND_IN_MACHINE", "this machine"),
     )
+
+
+def _a_free_core(document: Document, running: Mapping[str, DeploymentPlan]) -> tuple[int]:
+    name = document.deployment.metadata.name
+    taken = {core for other, plan in running.items() if other != name for core in plan.cores or ()}
+    return (next(core for core in range(1000) if core not in taken),)
 
 
 def _model(model: ModelSpec, base: Path) -> ModelPlan:

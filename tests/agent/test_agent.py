@@ -11,7 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,89 @@ def test_an_agent_that_is_stopped_while_it_measures_ends(agent: Agent) -> None:
     assert any(line.get("phase") == "measuring" for _, line in itertools.islice(lines, 2))
     assert agent.end(signal.SIGTERM) == 0
     lines.close()
+
+
+@contextmanager
+def measuring(agent: Agent, name: str, more: str = "") -> Iterator[Callable[[], Any]]:
+    """Apply a deployment that is measured until the function yielded is called, which returns what came of it."""
+    lasting = agent.folder / f"{name}-is-measured"
+    lasting.touch()
+    text = manifest(name, more=more).replace('STAND_IN: ""', f'MEASURED: "{lasting}"')
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(text), timeout_s=20)
+    next(line for _, line in lines if line.get("phase") == "measuring")
+
+    def finish() -> Any:
+        lasting.unlink()
+        *_, (_, last) = lines
+        return last
+
+    try:
+        yield finish
+    finally:
+        lasting.unlink(missing_ok=True)
+        lines.close()  # type: ignore[attr-defined]
+
+
+def test_what_is_measured_keeps_nobody_else_waiting(agent: Agent) -> None:
+    agent.apply(manifest("served"))
+    with measuring(agent, "shop") as finish:
+        assert agent.apply(manifest("other"))["deployments"][0]["ok"]
+        assert agent.call("delete", {"names": ["served"]}) == {"deleted": ["served"]}
+        assert agent.item("other")["health"] == "Healthy"
+        assert finish()["deployments"][0]["ok"]
+
+
+def test_what_is_planned_for_the_first_time_is_shown_with_what_is_being_tried(agent: Agent) -> None:
+    with measuring(agent, "shop") as finish:
+        item = eventually(
+            lambda: next((i for i in [agent.item()] if "locked: False" in i["conditions"][1]["message"]), None), "told"
+        )
+        condition = item["conditions"][1]
+        assert (condition["type"], condition["status"], condition["reason"]) == ("Progressing", "True", "Planning")
+        assert (item["health"], item["sync"], item["worker"]["pid"]) == ("Progressing", "OutOfSync", None)
+        assert [(model["name"], model["state"]) for model in item["models"]] == [("m", "Planning")]
+        assert [one["metadata"]["name"] for one in agent.call("status")["items"]] == ["shop"]
+        with pytest.raises(OrchError, match="still being planned"):
+            agent.call("describe", {"name": "shop"})
+        finish()
+    assert agent.item()["health"] == "Healthy"
+
+
+def test_two_applies_of_what_is_measured_are_made_one_after_the_other(agent: Agent) -> None:
+    with measuring(agent, "shop") as finish:
+        lines = admin.stream(agent.layout.socket, "apply", agent.request(manifest(limit=9)), timeout_s=20)
+        assert next(lines)[1]["phase"] == "waiting"
+        assert finish()["deployments"][0]["generation"] == 1
+        *_, (_, last) = lines
+        assert last["deployments"][0]["generation"] == 2
+
+
+def test_cores_that_another_deployment_took_meanwhile_are_not_given_twice(agent: Agent) -> None:
+    own = "  resources: {cpus: 1}"
+    with measuring(agent, "shop", more=own) as finish:
+        agent.apply(manifest("other", more=own))
+        assert finish()["deployments"][0]["ok"]
+    plans = agent.call("plans")
+    assert sorted(plan["cores"] for plan in plans.values()) == [[0], [1]]
+
+
+def test_a_deployment_that_is_deleted_while_it_is_planned_is_not_made(agent: Agent) -> None:
+    with measuring(agent, "shop") as finish:
+        assert agent.call("delete", {"names": ["shop"]}) == {"deleted": ["shop"]}
+        with pytest.raises(OrchError, match="shop: it was deleted meanwhile") as caught:
+            finish()
+    assert caught.value.kind is Kind.CONFLICT
+    assert agent.call("status")["items"] == []
+    assert agent.apply(manifest())["deployments"][0]["ok"], "the next one has its turn"
+
+
+def test_a_change_of_what_was_deleted_while_it_was_planned_is_refused(agent: Agent) -> None:
+    agent.apply(manifest())
+    with measuring(agent, "shop") as finish:
+        agent.call("delete", {"names": ["shop"]})
+        with pytest.raises(OrchError, match="deleted meanwhile"):
+            finish()
+    assert (agent.workers(), agent.call("status")["items"]) == ([], [])
 
 
 def test_delete_ends_the_worker_and_forgets_the_deployment(agent: Agent) -> None:
