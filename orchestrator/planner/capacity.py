@@ -34,7 +34,7 @@ REQUESTS_MANY = 48_000
 STEP_ROUGH = 1.06
 STEP = 1.01  # the factor between rates that are told apart
 RESAMPLES = 40  # for the interval: its ends are the second-lowest and second-highest five percent
-SIMULATION_ERROR = 0.02  # of a capacity: what another seed of the arrivals changes (tests/planner/test_capacity.py)
+SIMULATION_ERROR = 0.02  # of a capacity: the spread over seeds of the arrivals (tests/planner/test_capacity.py)
 STALL_MAX = 0.5  # the front end cannot take more of an inference's cores than a fair scheduler would give it
 INFLATION_MIN, INFLATION_MAX = 0.8, 4.0  # what a proof may teach: beyond, something else is wrong
 
@@ -140,7 +140,7 @@ def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Time
     """
     arrived, slow = scaled(times.gaps, rate_per_s), _slow(service, rate_per_s)
     free, latency_s, timeout_s = [0.0] * service.slots, need.latency_s, need.timeout_s
-    others, rows = service.slots - 1, service.rows
+    others, rows, alone, busy = times.others, service.rows, times.alone, times.busy
     queue = _limits(service, need, service.mean_s).queue
     starts: list[float] = []
     missed, first, started, waiting_from, count = 0, 0, 0, 0, len(arrived)
@@ -154,15 +154,18 @@ def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Time
             missed += 1
             first += 1
             continue
-        after = first + 1
-        while after < count and after - first < rows and arrived[after] <= start:
+        after, last = first + 1, min(count, first + rows)
+        while after < last and arrived[after] <= start:
             after += 1
-        beside = others if start > at or not others else sum(busy > start for busy in free)
-        end = start + slow * times(started, rows, beside)
+        if start > at or not others:
+            end = start + slow * busy[started]
+        else:
+            beside = sum(ends > start for ends in free)
+            end = start + slow * (times(started, rows, beside) if beside else alone[started])
         heapq.heapreplace(free, end)
         if end - at > latency_s:  # the first of a batch waits longest
             missed += sum(end - each > latency_s for each in arrived[first:after])
-        starts += [start] * (after - first)
+        starts += [start] * (after - first) if rows > 1 else (start,)
         first, started = after, started + 1
     return missed <= allowed
 
