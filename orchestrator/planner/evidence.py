@@ -70,6 +70,16 @@ def _cores_share(profile: ArmProfile, cpus: int) -> float:
     return min(1.0, threads / (profile.actual.streams or slots_of(profile)) / cpus)
 
 
+def is_whole(profile: ArmProfile, too_slow_s: float) -> bool:
+    """Tell whether the arm was seen with all requests under way, or need not be: alone it takes too long already."""
+    seen = [block for block in profile.blocks if block.service_s]
+    if not seen:
+        return False
+    return max(block.concurrency for block in seen) >= slots_of(profile) or (
+        median_s(alone_blocks(profile)) > too_slow_s
+    )
+
+
 def unloaded_s(profile: ArmProfile, share: float) -> dict[int, float]:
     """Return for each round the latency of a lone request that this share of them does not exceed."""
     rounds: dict[int, list[float]] = {}

@@ -30,6 +30,7 @@ class Notebook:
         self.compiled: set[str] = set()
         self._profiles: dict[str, ArmProfile] = {profile.arm.key: profile for profile in stored if profile.blocks}
         self._out: dict[str, tuple[Arm, str]] = {}
+        self._pruned: set[str] = set()
         self._inflation: dict[str, float] = {}
         self._proofs: dict[str, list[Proof]] = {}
         self._capacities: dict[tuple[str, int, int, float], Capacity] = {}
@@ -51,6 +52,12 @@ class Notebook:
     def ambient(self) -> bool:
         """Tell whether other load is there to stay, so that asking again for a quiet block is vain."""
         return evidence.ambient(self.all_profiles())
+
+    @property
+    def never_quiet(self) -> bool:
+        """Tell whether no block at all was quiet."""
+        blocks = [block for profile in self._profiles.values() for block in profile.blocks]
+        return all(block.host.tainted() for block in blocks)
 
     def all_profiles(self) -> tuple[ArmProfile, ...]:
         """Return every profile, in the order of measuring."""
@@ -143,6 +150,11 @@ class Notebook:
         """Take the arm out for a reason; the first reason stands."""
         self._out.setdefault(arm.key, (arm, reason))
 
+    def prune(self, arm: Arm, reason: str) -> None:
+        """Take the arm out because another carries more, as long as no proof shows otherwise."""
+        self.drop(arm, reason)
+        self._pruned.add(arm.key)
+
     def drop_infeasible(self, arm: Arm) -> None:
         """Take the arm out because even a lone request takes too long."""
         floor = min(evidence.unloaded_s(self._profiles[arm.key], self._need.share).values())
@@ -181,6 +193,13 @@ class Notebook:
             return False
         profile = self._profiles[arm.key]
         return min(evidence.unloaded_s(profile, 0.5).values()) > self._need.latency_s
+
+    def is_far_too_slow(self, arm: Arm) -> bool:
+        """Tell whether not even the fastest inference was within the SLO, so that noise explains nothing."""
+        if self.question.need is None:
+            return False
+        profile = self._profiles[arm.key]
+        return min(value for block in profile.blocks for value in block.service_s) > self._need.latency_s
 
     def is_infeasible(self, arm: Arm) -> bool:
         """Tell whether the arm misses the SLO even unloaded: in every round, of which there are enough."""
@@ -274,6 +293,9 @@ class Notebook:
         self._proofs.setdefault(arm.key, []).append(proof)
         if proof.verdict != "rejected":
             return
+        for key in self._pruned:  # what they could not beat is not what it seemed
+            self._out.pop(key, None)
+        self._pruned.clear()
         seen = DISPROVED_INFLATION
         if len(proof.latency_s) >= ENOUGH_ANSWERS:
             seen = max(seen, observed_inflation(self.service(arm), self._need, proof.rate_per_s, proof.latency_s))
@@ -381,7 +403,8 @@ class Notebook:
         if not self.has(arm):
             return Rejected(arm=arm, reason=self._out[arm.key][1])
         own = self.capacity(arm) if self.question.need else None
-        reason = self._out[arm.key][1] if self.is_out(arm) else self._why_not(arm, chosen, own, best)
+        beaten = not self.is_out(arm) or (arm.key in self._pruned and own and best and own.per_s > best.per_s)
+        reason = self._why_not(arm, chosen, own, best) if beaten else self._out[arm.key][1]
         return Rejected(
             arm=arm,
             reason=reason,
@@ -402,7 +425,10 @@ class Notebook:
         if own.per_s <= 0:
             return f"holds the SLO at no rate; {chosen.name} at {best.per_s:.3g}/s"
         less = 1 - own.per_s / best.per_s
-        if less < min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution)):
+        tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
+        if less < -tie:
+            return f"may hold {own.per_s:.3g}/s, more than {chosen.name} with {best.per_s:.3g}/s, but was not proved"
+        if less < tie:
             return f"holds {own.per_s:.3g}/s, as good as {chosen.name} with {best.per_s:.3g}/s, which is simpler"
         return f"holds {own.per_s:.3g}/s, {100 * less:.0f} % less than {chosen.name} with {best.per_s:.3g}/s"
 

@@ -46,6 +46,8 @@ class Noise:
     """Spread of a slow drift that no counter shows, as a share of the service time."""
     hidden: bool = False
     """The counters do not show the neighbour either."""
+    start_s: float = 0.0
+    """That a new process takes on a busy machine, beside compiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class _Machine:
     def _measure(self, ask: Measure, entry: Entry) -> Measured:
         if ask.arm.key not in self._compiled:
             self._compiled.add(ask.arm.key)
-            self.seconds += entry.compile_s
+            self.seconds += entry.compile_s + self._noise.start_s
         slow, host = self._disturbed()
         samples = entry.at(ask.concurrency)
         service: list[float] = []

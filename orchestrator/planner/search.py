@@ -17,6 +17,7 @@ import math
 from collections.abc import Generator, Sequence
 from random import Random
 
+from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key
 from orchestrator.planner.capacity import LOAD_MAX
 from orchestrator.planner.decision import Decision
@@ -54,13 +55,16 @@ class Search:
     def __init__(self, question: Question, found: Sequence[Candidate], stored: Sequence[ArmProfile] = ()) -> None:
         assert found, "a model that has a place has an arm"
         self.question = question
-        usable = _usable(stored, found)
+        usable = _usable(stored, found, question)
         self.notes = Notebook(question, usable)
         self._found = tuple(found)
         self._stored = {profile.arm.key for profile in usable}
         self._work: Deciding | None = None
         self._step: Step | None = None
         self._again: list[Measure] = []
+        self._overhead_s = STEP_OVERHEAD_S
+        self._compiling_s = 0.0
+        """The longest that a first block of an arm has taken beside its own seconds: starting a process, compiling."""
 
     def next(self) -> Step:
         """Return what to do now; the same until it is fed."""
@@ -73,6 +77,7 @@ class Search:
     def feed(self, result: Result, *, seconds: float) -> None:
         """Take what came of the step that `next` gave; `seconds` have passed since planning began."""
         assert not isinstance(self.next(), Finish), "the search is over"
+        self._note_costs(max(0.0, seconds - self.notes.seconds))
         self.notes.seconds = max(self.notes.seconds, seconds)
         self._advance(result)
 
@@ -91,6 +96,16 @@ class Search:
                 return f"proving {arm.name} at {rate:.3g}/s"
             case Finish():
                 return "decided"
+
+    def _note_costs(self, seconds: float) -> None:
+        """Learn from the seconds that a block took what the next will take: a busy machine is slow in everything."""
+        if not isinstance(self._step, Measure):
+            return
+        beside_s = seconds - self._step.seconds
+        if self._step.arm.key in self.notes.compiled:
+            self._overhead_s = max(self._overhead_s, min(beside_s, BLOCK_MAX_S))
+        else:
+            self._compiling_s = max(self._compiling_s, beside_s)
 
     def _advance(self, result: Result | None) -> None:
         assert self._work is not None
@@ -151,8 +166,12 @@ class Search:
         return (yield from self._ask_again())
 
     def _time_for_another(self) -> bool:
-        longest = max((profile.compile_s for profile in self.notes.all_profiles()), default=0.0)
-        return self._left_s() > longest + 2 * (ROUNDS * BLOCK_S)
+        return self._left_s() > self._longest_compile_s() + 2 * ROUNDS * (BLOCK_S + self._overhead_s)
+
+    def _longest_compile_s(self) -> float:
+        """Return how long it takes until an arm that is not compiled yet can be measured."""
+        compiled = (profile.compile_s for profile in self.notes.all_profiles())
+        return max(self._compiling_s, max(compiled, default=0.0))
 
     def _left_s(self) -> float:
         """Return the seconds left for measuring, when the proof has its share."""
@@ -166,7 +185,8 @@ class Search:
             return 0.0
         fewest = the_test(question.need.percentile, 0.0, strict=question.strict).fewest
         rate = question.rate_per_s or max(self.notes.likely_rate(), 1e-9)
-        return min(0.5 * question.budget_s, PROOF_START_S + PROOF_SPARE * fewest / rate + BLOCKS * PROOF_GAP_S)
+        start_s = PROOF_START_S + self._longest_compile_s()
+        return min(0.5 * question.budget_s, start_s + PROOF_SPARE * fewest / rate + BLOCKS * PROOF_GAP_S)
 
     def _first_blocks(self, arm: Arm) -> Asking:
         """Compile the arm with its first block, one inference at a time; then all requests at once."""
@@ -211,8 +231,12 @@ class Search:
         self._drop_infeasible()
         arms = [arm for arm in self.notes.contenders() if arm.key not in self._stored]
         anchor = self.notes.anchor
-        if not arms or anchor is None or self._left_s() < len(arms) * 2 * (BLOCK_S + STEP_OVERHEAD_S):
+        if not arms or anchor is None or self._left_s() < self._round_s(arms):
             return False
+        if all(self.notes.too_slow(arm) for arm in arms):
+            for arm in arms:  # another look each, and it is known that the SLO cannot be held
+                yield from self._block(self._measure(arm, 1, number))
+            return True
         Random(f"{self.question.seed}/{number}").shuffle(arms)
         yield from self._anchor_block(anchor, number)
         for arm in arms:
@@ -221,22 +245,32 @@ class Search:
         yield from self._anchor_block(anchor, number)
         return (yield from self._ask_again())
 
+    def _round_s(self, arms: Sequence[Arm]) -> float:
+        """Return how long a round of these arms takes."""
+        steps = [self._measure(arm, count, 0) for arm in arms for count in {1, self.notes.slots(arm)}]
+        return sum(step.seconds + self._overhead_s for step in steps)
+
     def _anchor_block(self, anchor: Arm, number: int) -> Asking:
         return (yield from self._block(self._measure(anchor, self.notes.slots(anchor), number)))
 
     def _ask_again(self) -> Asking:
-        """Ask for tainted blocks again; where the machine is never quiet, only until an arm has one quiet block."""
+        """Ask for tainted blocks again; on a busy machine only until an arm has one quiet block.
+
+        Where no block was ever quiet the noise is taken as given: ratios within a round decide.
+        """
         for _ in range(AGAIN_MAX):
             again, self._again = self._again, []
             for step in again:
-                if self._left_s() > step.seconds and self._worth_again(step):
+                if self._left_s() > step.seconds + self._overhead_s and self._worth_again(step):
                     yield from self._block(step)
         self._again = []
         return True
 
     def _worth_again(self, step: Measure) -> bool:
         notes = self.notes
-        return not notes.is_out(step.arm) and (not notes.ambient or notes.lacks(step.arm, step.concurrency))
+        if notes.is_out(step.arm) or notes.never_quiet or notes.is_far_too_slow(step.arm):
+            return False
+        return not notes.ambient or notes.lacks(step.arm, step.concurrency)
 
     def _drop_infeasible(self) -> None:
         for arm in self.notes.contenders():
@@ -257,7 +291,7 @@ class Search:
         for arm in notes.contenders():
             most = bounds[arm.key]
             if arm is not best and most < worst_of_best:
-                notes.drop(
+                notes.prune(
                     arm, f"even fully loaded it serves {most:.3g}/s, and {best.name} holds {worst_of_best:.3g}/s"
                 )
 
@@ -317,7 +351,7 @@ class Search:
             close = second.per_s > (1 - RACE_WITHIN) * first.per_s
             if not close or second.high_per_s < first.low_per_s:
                 return True
-            if self._left_s() < 4 * (BLOCK_MAX_S + STEP_OVERHEAD_S):
+            if self._left_s() < 4 * (BLOCK_MAX_S + self._overhead_s):
                 return False
             turns = [*pair, *reversed(pair)] if number % 2 else [*reversed(pair), *pair]
             for arm in turns:
@@ -397,12 +431,17 @@ class Search:
         return min(question.rate_per_s * question.headroom, max(question.rate_per_s, likely))
 
 
-def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate]) -> tuple[ArmProfile, ...]:
-    """Return the stored profiles of arms that are candidates still, measured in more than one round.
+def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate], question: Question) -> tuple[ArmProfile, ...]:
+    """Return the stored profiles of arms that are candidates still, measured in more than one round and fully loaded.
 
-    One round of a batch may be all there was to learn of it.
+    One round of a batch may be all there was to learn of it, and one block that is too slow too. A prediction takes
+    what there is: one round, where a busy machine allowed no more.
     """
     known = by_key(found)
-    rounds = {each.arm.key: len({block.round for block in each.blocks if block.service_s}) for each in stored}
-    least = {key: 1 if arm.batch > 1 else 2 for key, arm in known.items()}
-    return tuple(each for each in stored if rounds[each.arm.key] >= least.get(each.arm.key, math.inf))
+    slow_s = question.need.latency_s if question.need else math.inf
+    whole = [each for each in stored if each.arm.key in known and evidence.is_whole(each, slow_s)]
+    rounds = {each.arm.key: len({block.round for block in each.blocks if block.service_s}) for each in whole}
+    usable = tuple(each for each in whole if rounds[each.arm.key] >= (1 if each.arm.batch > 1 else 2))
+    if question.predict and not any(each.arm.batch == 1 for each in usable):
+        return tuple(whole)
+    return usable
