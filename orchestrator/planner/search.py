@@ -7,8 +7,8 @@ began. Same question, same results, same decision. Its course (planning-and-over
       --> batches where a probe of four pays --> more rounds for the best two while they are close
       --> proof of the best by an open-loop run; after a rejection the prediction learns, and the next is proved
 
-Tainted blocks are asked for again. An arm goes when it cannot hold the SLO even unloaded, or cannot beat the best even
-at its best. Nothing is cut short so much that the budget has no room for the proof.
+Tainted blocks are asked for again while that is not vain. An arm goes when it cannot hold the SLO even unloaded, or
+cannot beat the best even at its best. Nothing is cut short so much that the budget has no room for the proof.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ COMPILED_MAX = 5
 PROVED_ARMS_MAX = 2
 PROOFS_MAX = 3
 AGAIN_MAX = 3  # times that a tainted block is asked for again
+AGAIN_SHARE = 0.15  # of the budget, all of them together
 BLOCK_S, BLOCK_MAX_S = 0.5, 1.5
 BLOCK_INFERENCES = 25  # that a block should hold: the median of a block then has a tenth of its spread
 STEP_OVERHEAD_S = 0.3  # of a block: warming up again, and asking
@@ -62,6 +63,7 @@ class Search:
         self._work: Deciding | None = None
         self._step: Step | None = None
         self._again: list[Measure] = []
+        self._left_for_again_s = AGAIN_SHARE * question.budget_s
         self._overhead_s = STEP_OVERHEAD_S
         self._compiling_s = 0.0
         """The longest that a first block of an arm has taken beside its own seconds: starting a process, compiling."""
@@ -261,7 +263,9 @@ class Search:
         for _ in range(AGAIN_MAX):
             again, self._again = self._again, []
             for step in again:
-                if self._left_s() > step.seconds + self._overhead_s and self._worth_again(step):
+                takes_s = step.seconds + self._overhead_s
+                if min(self._left_s(), self._left_for_again_s) > takes_s and self._worth_again(step):
+                    self._left_for_again_s -= takes_s
                     yield from self._block(step)
         self._again = []
         return True

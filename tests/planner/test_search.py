@@ -191,6 +191,18 @@ def test_where_no_block_is_quiet_the_noise_is_taken_as_given() -> None:
     assert noisy.arm == quiet.arm
 
 
+def test_asking_again_takes_a_small_part_of_the_budget() -> None:
+    """Seen to take half of it where inferences are slow and four blocks of five are tainted."""
+    question, found = a_question({"latency": "1s", "rate": "2/s"})
+    _, told = replayed(a_table(found, thread_s=0.3), question, found, noise=Noise(0.8, 0.2), seed=3)
+    asked: dict[tuple[str, int, int], list[float]] = {}
+    for step, _ in told:
+        if isinstance(step, Measure) and step.round == 0:
+            asked.setdefault((step.arm.key, step.concurrency, step.round), []).append(step.seconds)
+    again = sum(sum(seconds[1:]) for seconds in asked.values())
+    assert 0 < again <= 0.15 * question.budget_s
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
 def test_what_is_infeasible_is_known_within_fifteen_seconds_beside_a_neighbour_too(share: float) -> None:
     for seed in range(5):
