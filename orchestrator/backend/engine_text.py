@@ -45,6 +45,11 @@ def unspell(value: str) -> str:
     return {"true": "YES", "false": "NO"}.get(value.lower(), value)
 
 
+def written(values: Mapping[str, object]) -> str:
+    """Return settings as people write them: `KEY=VALUE`, by their keys."""
+    return ", ".join(f"{key}={values[key]}" for key in sorted(values))
+
+
 @contextlib.contextmanager
 def engine_errors(
     asked: str, where: str | None = None, hint: str | None = None, kind: Kind = Kind.FAILED

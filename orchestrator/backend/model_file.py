@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backend.engine_text import engine_errors
+from orchestrator.backend.engine_text import engine_errors, written
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.model import Dim, TensorInfo
 
@@ -51,7 +51,8 @@ def reshape(model: Any, shapes: Mapping[str, Sequence[int | str]], batch: int, p
         what = f"has no input {', '.join(map(repr, unknown))}"
         raise OrchError(Kind.INVALID, what, where=path, hint=f"its inputs are {', '.join(names)}")
     if shapes:
-        with engine_errors(f"the shapes {dict(shapes)}", path, f"asked for {dict(shapes)}", Kind.INVALID):
+        asked = written({name: _shape_text(dims) for name, dims in shapes.items()})
+        with engine_errors(f"the shapes {asked}", path, f"asked for {asked}", Kind.INVALID):
             model.reshape({names.index(name): _shape_text(dims) for name, dims in shapes.items()})
     if batch > 1:
         reason = unbatchable(model)

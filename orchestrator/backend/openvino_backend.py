@@ -16,7 +16,7 @@ import numpy as np
 
 from orchestrator.backend.arrays import Slot, check_arrays, slots
 from orchestrator.backend.base import Actual, Array, CompileRequest
-from orchestrator.backend.engine_text import clean, engine_errors, spell, unspell
+from orchestrator.backend.engine_text import clean, engine_errors, spell, unspell, written
 from orchestrator.backend.model_file import check_file, digest, reshape, tensors, unbatchable, weights
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.backend.read_back import execution_devices, read_back, total
@@ -163,7 +163,7 @@ class OpenVinoBackend:
         if changed:
             model = self._read(request.path)
             reshape(model, request.shapes, request.batch, request.path)
-        asked = f"{request.device} with {dict(request.properties) or 'no properties'}"
+        asked = f"{request.device} with {written(request.properties) or 'no properties'}"
         with engine_errors(f"to compile for {asked}", request.path, f"asked for {asked}"):
             compiled = self._core.compile_model(model, request.device, self._config(request))
             _check_devices(request, compiled)

@@ -17,6 +17,7 @@ from orchestrator.manifest.spec import API_VERSION, Deployment
 
 __all__ = ["Document", "Manifests", "check_sources", "load", "load_text", "resolve_source"]
 
+LOCK = "Lock"  # the kind of the file that the planner writes beside a manifest
 PROBLEMS_MAX = 50  # shown in one error; nobody reads more before correcting these
 
 
@@ -118,8 +119,16 @@ def _stranger(root: Node) -> Finding | None:
         if value != allowed:
             position = lookup(root, (key,)).position
             what = f"{key}: must be {allowed!r}, got {explain.seen(value)}"
-            return Finding(position, Problem(what, str(position), f"write {key}: {allowed}"))
+            hint = _manifest_of(position.name) if value == LOCK else f"write {key}: {allowed}"
+            return Finding(position, Problem(what, str(position), hint))
     return None
+
+
+def _manifest_of(lock: str) -> str:
+    """Return the hint for a lock where its manifest was meant."""
+    suffix = next((suffix for suffix in files.LOCK_SUFFIXES if lock.endswith(suffix)), None)
+    manifest = lock.removesuffix(suffix) + files.SUFFIXES[0] if suffix else "the manifest that it belongs to"
+    return f"this is a lock, which is read together with its manifest; name {manifest}"
 
 
 def _clashes(documents: Iterable[Document]) -> Iterator[Problem]:

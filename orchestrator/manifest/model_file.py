@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Problem
 from orchestrator.manifest.explain import dotted
+from orchestrator.manifest.files import STDIN, STDIN_NAME
 
 if TYPE_CHECKING:  # load imports this module
     from orchestrator.manifest.load import Document
     from orchestrator.manifest.spec import ModelSpec
 
 FOLDER_HINT = "name a file; a SavedModel folder is converted with ovc first"
+FILE_HINT = "name the file that holds the token"
 Fault = tuple[str, str | None]
 """What is wrong with a file, and the hint."""
 
@@ -29,13 +31,13 @@ def check_sources(document: Document) -> list[Problem]:
     problems = []
     for index, model in enumerate(document.deployment.spec.models):
         path = resolve_source(document, model)
-        fault, key = _unusable(path, FOLDER_HINT) or _unweighted(path), "source"
+        fault, key = _unusable(path, FOLDER_HINT, document) or _unweighted(path), "source"
         if fault is None and model.sha256 is not None:
             fault, key = _other_digest(path, model.sha256), "sha256"
         if fault is not None:
             problems.append(_problem(document, fault, "spec", "models", index, key))
     token_file = document.deployment.spec.endpoint.token_file
-    fault = None if token_file is None else _unusable(document.base / token_file, "name the file that holds the token")
+    fault = None if token_file is None else _unusable(document.base / token_file, FILE_HINT, document)
     if fault is not None:
         problems.append(_problem(document, fault, "spec", "endpoint", "token_file"))
     return problems
@@ -46,11 +48,11 @@ def _problem(document: Document, fault: Fault, *loc: str | int) -> Problem:
     return Problem(f"{dotted(loc)}: {what}", str(document.where(*loc)), hint)
 
 
-def _unusable(path: Path, folder_hint: str) -> Fault | None:
+def _unusable(path: Path, folder_hint: str, document: Document) -> Fault | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return f"there is no file {path}", "paths are relative to the manifest's folder" + _alike(path)
+        return f"there is no file {path}", _relative(document) + _alike(path)
     except OSError as error:
         return f"{path} cannot be reached: {error.strerror}", None
     if stat.S_ISDIR(mode):
@@ -60,6 +62,11 @@ def _unusable(path: Path, folder_hint: str) -> Fault | None:
     if not os.access(path, os.R_OK):
         return f"{path} may not be read by this user", "check the file's permissions"
     return None
+
+
+def _relative(document: Document) -> str:
+    piped = document.where().name in {STDIN, STDIN_NAME}
+    return "paths are relative to " + ("the current folder" if piped else "the manifest's folder")
 
 
 def _unweighted(path: Path) -> Fault | None:

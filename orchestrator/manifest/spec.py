@@ -156,6 +156,7 @@ Device = Annotated[
 
 
 HOST_MAX = 253
+PORT_MAX = 65535
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # What ends in digits is an IPv4 address and never a name (RFC 1123 section 2.1).
@@ -167,8 +168,10 @@ def _address(text: object) -> str:
     if not isinstance(text, str):
         raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {str(text)[:60]!r}")
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,9}", port):
         raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:8000, got {str(text)[:60]!r}")
+    if int(port) > PORT_MAX or len(port) > len(str(PORT_MAX)):
+        raise ValueError(f"the port must be 0 to {PORT_MAX}, got {port}")
     if len(host) > HOST_MAX or _HOST.fullmatch(host) is None:
         raise ValueError(f"names no host: {text[:60]!r}; an IPv6 address is written as [::1]:8000")
     return text

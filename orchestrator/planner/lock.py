@@ -97,7 +97,7 @@ class Drift:
 
 
 PERCENTILES = (50, 90, 95, 99, 99.9)  # kept of a proof
-AGAIN = "plan anew and review the difference: orch plan --write-lock"
+AGAIN = "plan anew and review the difference: orch plan --write-lock FILE"
 
 
 def settled(decision: Decision) -> Decision:
@@ -225,7 +225,7 @@ def drift(
 
 
 def _cores_drift(before: int, now: int) -> Drift:
-    hint = "stop other deployments, state `resources.cpus`, or plan anew: orch plan --write-lock"
+    hint = "stop other deployments, state `resources.cpus`, or plan anew: orch plan --write-lock FILE"
     return Drift("cores", None, f"the lock is for {before} cores, and {now} are to be had now", hint)
 
 
@@ -234,7 +234,7 @@ def _model_drift(spec: ModelSpec, info: ModelInfo, found: LockedModel) -> list[D
     was, now = found.decision.model_sha256, info.sha256
     if was != now:
         what = f"the model file was {was[:12]}... and is {now[:12]}..."
-        drifts.append(Drift("model", spec.name, what, "put the file back, or plan anew: orch plan --write-lock"))
+        drifts.append(Drift("model", spec.name, what, "put the file back, or plan anew: orch plan --write-lock FILE"))
     asked = _plain(asked_of(spec))
     for key in ASKED:
         before, after = found.asked.get(key), asked.get(key)
@@ -265,10 +265,10 @@ def _machine_drift(lock: Lock, inventory: Inventory) -> Drift:
     keys = differing[nearest.fingerprint]
     if keys == ["openvino"]:
         what = f"the lock is for OpenVINO {nearest.openvino}, and this is {inventory.openvino}"
-        return Drift("openvino", None, what, "install that version, or plan anew: orch plan --write-lock")
+        return Drift("openvino", None, what, "install that version, or plan anew: orch plan --write-lock FILE")
     facts = "; ".join(f"{key} {_words(nearest.facts.get(key))} there, {_words(here.get(key))} here" for key in keys)
     what = f"the lock does not know this machine ({fingerprint(inventory)}); the most like it differs in {facts}"
-    return Drift("machine", None, what, "add this machine: orch plan --write-lock")
+    return Drift("machine", None, what, "add this machine: orch plan --write-lock FILE")
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -246,7 +246,30 @@ def test_text_that_is_no_deployment_is_one_error(text: str, expected: str) -> No
     assert str(caught.value) == expected
 
 
+def test_a_lock_named_as_a_manifest_is_told_from_it(tmp_path: Path) -> None:
+    for name, hinted in (("shop.lock.yaml", "name shop.yaml"), ("f", "name the manifest that it belongs to")):
+        with pytest.raises(OrchError) as caught:
+            load_text("api_version: orch/v1\nkind: Lock\nmachines: []", name=name, base=tmp_path)
+        (problem,) = caught.value.problems
+        assert problem.hint == f"this is a lock, which is read together with its manifest; {hinted}"
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "123456789"])
+def test_a_port_beyond_the_last_is_told_the_range(port: str, tmp_path: Path) -> None:
+    with pytest.raises(OrchError, match=f"the port must be 0 to 65535, got {port}"):
+        load_text(manifest(http=f"127.0.0.1:{port}"), name="f", base=tmp_path)
+
+
 # Model files.
+
+
+def test_paths_from_standard_input_are_relative_to_where_one_is(tmp_path: Path) -> None:
+    (piped,) = load(["-"], stdin=io.StringIO(manifest()), base=tmp_path).documents
+    (named,) = load_text(manifest(), name="f.yaml", base=tmp_path)
+    assert [str(problem.hint) for each in (piped, named) for problem in check_sources(each)] == [
+        "paths are relative to the current folder",
+        "paths are relative to the manifest's folder",
+    ]
 
 
 def source_problems(tmp_path: Path, source: str, extra: str = "") -> list[str]:

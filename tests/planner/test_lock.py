@@ -12,7 +12,7 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.fingerprint import fingerprint
 from orchestrator.manifest.spec import Deployment
 from orchestrator.planner.decision import Decision
-from orchestrator.planner.lock import Lock, drift, locked, settled
+from orchestrator.planner.lock import AGAIN, Lock, drift, locked, settled
 from orchestrator.planner.lock_text import from_yaml, lock_name, to_yaml
 from tests.builders import a_deployment, a_model, a_model_info, an_inventory, model_infos
 from tests.builders_decision import a_capacity, a_decision, a_proof, a_rejected, an_arm
@@ -169,6 +169,7 @@ def test_a_deployment_that_is_not_in_the_lock_is_missing() -> None:
     other = a_deployment(a_model("resnet50", slo=SLO), name="other")
     assert drifts(a_lock(), other) == ["missing None: the lock has no deployment 'other' for this machine"]
     assert drifts(Lock(), other) == ["missing None: the lock is empty"]
+    assert AGAIN.endswith("orch plan --write-lock FILE")
 
 
 def test_an_unknown_key_is_refused_at_its_line() -> None:
