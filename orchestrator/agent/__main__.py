@@ -24,12 +24,14 @@ from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.paths import Layout
 from orchestrator.agent.planning import Planner, plan_on_this_machine
 from orchestrator.agent.reconcile import Reconciler
+from orchestrator.agent.restart import Patience
 from orchestrator.agent.store import open_or_renew
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.errors import Kind, OrchError, render
 from orchestrator.serving import admin
 
 WORKER_COMMAND = (sys.executable, "-m", "orchestrator.serving")
+DEFAULT_PATIENCE = Patience()
 LOCK_TIMEOUT_S = 2.0
 LOCK_POLL_S = 0.02
 THREADS_MAX = 2 * ATTEMPTS_MAX  # of which planning takes half at most
@@ -70,14 +72,16 @@ def lock(layout: Layout) -> IO[str]:
     return holder
 
 
-async def serve(layout: Layout, environ: Mapping[str, str], command: Sequence[str], planner: Planner) -> None:
+async def serve(
+    layout: Layout, environ: Mapping[str, str], command: Sequence[str], planner: Planner, patience: Patience
+) -> None:
     """Run an agent on the state folder until it is asked to stop."""
     started = time.time()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX))
     store, damaged = open_or_renew(layout.database, time.strftime("%Y%m%dT%H%M%S", time.gmtime(started)))
     supervisor = Supervisor(layout, store, command, worker_environ(environ))
     reconciler = Reconciler(store, supervisor, planner)
-    monitor = Monitor(store, supervisor, reconciler)
+    monitor = Monitor(store, supervisor, reconciler, patience)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -129,7 +133,9 @@ def _version() -> str:
         return "0"
 
 
-def run(environ: Mapping[str, str], command: Sequence[str], planner: Planner) -> int:
+def run(
+    environ: Mapping[str, str], command: Sequence[str], planner: Planner, patience: Patience = DEFAULT_PATIENCE
+) -> int:
     """Run an agent to its end and return the exit code; the one boundary of this process."""
     # Times in UTC, as in the events.
     logging.Formatter.converter = time.gmtime
@@ -140,7 +146,7 @@ def run(environ: Mapping[str, str], command: Sequence[str], planner: Planner) ->
         layout = paths.create(paths.state_dir(environ))
         with lock(layout):
             os.chdir(layout.root)
-            asyncio.run(serve(layout, environ, command, planner))
+            asyncio.run(serve(layout, environ, command, planner, patience))
     except OrchError as error:
         sys.stderr.write(render(error) + "\n")
         return 1

@@ -1,4 +1,4 @@
-"""Asks the workers how they are: for status, and every two seconds to keep their events and conditions."""
+"""Asks the workers how they are: for status, and every two seconds to keep their events and find those that hang."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from orchestrator.agent import status
 from orchestrator.agent.reconcile import Reconciler
+from orchestrator.agent.restart import POLL_S, Patience
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Store
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.errors import OrchError
 
 Json = dict[str, Any]
-POLL_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Monitor:
     store: Store
     supervisor: Supervisor
     reconciler: Reconciler
+    patience: Patience
 
     async def watch(self) -> None:
         """Look at all deployments again and again, until cancelled."""
@@ -39,6 +40,8 @@ class Monitor:
                     await self.items(None)
                 except OrchError as error:
                     log.error("%s", error)
+                for name in sorted(self.supervisor.units):
+                    self.supervisor.end_hung(name, self.patience, changed=self.reconciler.changes(name))
 
     async def items(self, names: Sequence[str] | None) -> list[Json]:
         """Return the status of the deployments named, or of all, having asked their workers together."""

@@ -31,6 +31,7 @@ APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 APPLY_TIMEOUT_MAX_S = 3600.0
 PLANNINGS_MAX = 3  # of one apply, when the cores that others have change while it is planned
 RESTART_WAIT_S = 60.0  # a worker that starts again is not ended for a change that it can make itself
+END_SEEN_S = 1.0  # from a connection that breaks off to the news that the process has ended
 READY_POLL_MIN_S = 0.02
 READY_POLL_MAX_S = 0.25
 
@@ -135,10 +136,15 @@ class Reconciler:
         self._gate = asyncio.Lock()
         self._claims: dict[str, DeploymentPlan] = {}
         self._listening: dict[str, EndpointPlan] = {}
+        self._updating: set[str] = set()
 
     def busy(self, name: str) -> bool:
         """Tell whether the deployment is being changed now."""
         return self._gate.locked() or self._turns.taken(name)
+
+    def changes(self, name: str) -> bool:
+        """Tell whether the deployment's worker is changing its pools now, as far as it was asked to."""
+        return name in self._updating
 
     @property
     def alone(self) -> asyncio.Lock:
@@ -349,13 +355,21 @@ class Reconciler:
         worker = self._supervisor.unit(course.plan.name).worker
         assert worker is not None, "an update needs a worker"
         params = {"plan": course.plan.model_dump(mode="json"), "generation": course.revision.generation}
+        self._updating.add(course.plan.name)
         try:
             async with asyncio.timeout_at(course.deadline):
                 async for kind, value in admin.astream(worker.paths.control, "apply", params):
                     if kind == "progress":
                         course.tell(value["phase"], value.get("message") or "", value.get("model"))
         except TimeoutError:
-            raise OrchError(Kind.DEADLINE, "the worker did not finish the change in time") from None
+            hint = f"orch logs {course.plan.name}, or apply with a longer timeout"
+            raise OrchError(Kind.DEADLINE, "the worker did not finish the change in time", hint=hint) from None
+        except OrchError as error:
+            if error.kind is Kind.UNAVAILABLE and await _ends_within(worker, END_SEEN_S):
+                raise OrchError(Kind.FAILED, worker.how_it_ended()) from None
+            raise
+        finally:
+            self._updating.discard(course.plan.name)
         worker.generation = course.revision.generation
         with suppress(OrchError):  # the change is made, whatever is seen of it now
             self._supervisor.keep_events(worker, await worker.status())
@@ -551,14 +565,24 @@ def _serves(unit: Unit) -> bool:
 
 
 async def _until_known(unit: Unit, deadline: float) -> None:
-    """Wait, a while at most, until a worker that was started again after a death serves or ends."""
-    worker, loop = unit.worker, asyncio.get_running_loop()
+    """Wait, a while at most, until the worker answers and serves: it may have died, or hang and be started again.
+
+    Raise UNAVAILABLE when a worker that has served does not answer for all that time.
+    """
+    loop = asyncio.get_running_loop()
     until = min(deadline, loop.time() + RESTART_WAIT_S)
-    while worker is not None and worker.ready_at is None and not unit.deaths.looping and loop.time() < until:
+    while (worker := unit.worker) is not None and not unit.deaths.looping:
         with suppress(OrchError):
             await worker.status()
-        if worker.ready_at is None and await _ends_within(worker, READY_POLL_MAX_S):
-            return
+            if worker.ready_at is not None:
+                return
+        if loop.time() > until:
+            break
+        await _ends_within(worker, READY_POLL_MAX_S)
+    if worker is not None and worker.ready_at is not None and worker.silent_since is not None:
+        what = f"the worker (pid {worker.identity.pid}) does not answer"
+        hint = f"orch logs {unit.name}; it is started again when it stays so"
+        raise OrchError(Kind.UNAVAILABLE, what, where=unit.name, hint=hint)
 
 
 async def _ends_within(worker: Worker, seconds: float) -> bool:

@@ -1,13 +1,19 @@
-"""When a worker that died is started again: at once, then later and later."""
+"""When a worker counts as hung, and when one that died is started again: at once, then later and later."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import assert_never
 
 HEALTHY_S = 60.0  # who lived this long did not die of its start: counting begins anew
 LOOP_DEATHS = 3  # quick deaths in a row that make a crash loop
 DELAY_MAX_S = 60.0
+HUNG_AFTER_S = 15.0
+HUNG_CHANGING_S = 120.0  # some compilers hold the interpreter; but who answers nothing serves nobody either
+START_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
+HUNG_POLLS = 5
+POLL_S = 2.0
 DELAY_AFTER_SERVING_MAX_S = 0.5  # who came up and served is wanted back within two seconds (DESIGN.md section 10)
 
 
@@ -47,3 +53,45 @@ class Deaths:
     def looping(self) -> bool:
         """Tell whether this is a crash loop."""
         return self.quick >= LOOP_DEATHS
+
+
+class Stage(enum.Enum):
+    """What a worker is about, as far as it is known."""
+
+    STARTING = "starting"  # it has not been ready yet
+    CHANGING = "changing"
+    SERVING = "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """How long a worker has not answered."""
+
+    seconds: float
+    polls: int
+    """How often it was asked in that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a worker may be silent until it counts as hung."""
+
+    serving_s: float = HUNG_AFTER_S
+    changing_s: float = HUNG_CHANGING_S
+    start_s: float = START_TIMEOUT_S
+    """While it starts; from then on as if it served."""
+    polls: int = HUNG_POLLS
+    """Asked at least so often: an agent that slept itself has not waited."""
+
+    def is_over(self, silence: Silence, stage: Stage, age_s: float) -> bool:
+        """Tell whether a worker of this age counts as hung."""
+        if silence.polls < self.polls or silence.seconds < self.serving_s:
+            return False
+        match stage:
+            case Stage.SERVING:
+                return True
+            case Stage.CHANGING:
+                return silence.seconds >= self.changing_s
+            case Stage.STARTING:
+                return age_s >= self.start_s
+        assert_never(stage)

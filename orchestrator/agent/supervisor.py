@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.agent import listener, paths, process
 from orchestrator.agent.paths import Layout, WorkerPaths
 from orchestrator.agent.process import Identity
-from orchestrator.agent.restart import Deaths, UnitState
+from orchestrator.agent.restart import Deaths, Patience, Silence, Stage, UnitState
 from orchestrator.agent.store import DeploymentRecord, Event, Store, WorkerRecord
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import DeploymentPlan
@@ -56,10 +56,26 @@ class Worker:
     events_seen: int = 0
     log_offset: int = 0
     """Where its own lines begin in the log."""
+    begun: float = field(default_factory=time.monotonic)
+    """When it was started or adopted, on the monotonic clock."""
+    silent_since: float | None = None
+    """When it was first asked in vain since its last answer, on the monotonic clock."""
+    silent_polls: int = 0
+    says: str = ""
+    """Its state in its last answer."""
+    hung: bool = False
+    """It was ended because it did not answer."""
 
     async def status(self, timeout_s: float = STATUS_TIMEOUT_S) -> admin.Json:
         """Return the worker's own status; raise OrchError when it does not answer in time."""
-        status: admin.Json = await admin.acall(self.paths.control, "status", timeout_s=timeout_s)
+        asked = time.monotonic()
+        try:
+            status: admin.Json = await admin.acall(self.paths.control, "status", timeout_s=timeout_s)
+        except OrchError:
+            self.silent_polls += 1
+            self.silent_since = asked if self.silent_since is None else self.silent_since
+            raise
+        self.silent_since, self.silent_polls, self.says = None, 0, status["state"]
         if status["ready"] and self.ready_at is None:
             self.ready_at = time.monotonic()
         return status
@@ -76,9 +92,22 @@ class Worker:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def silence(self) -> Silence:
+        """Return how long it has not answered."""
+        seconds = 0.0 if self.silent_since is None else time.monotonic() - self.silent_since
+        return Silence(seconds, self.silent_polls)
+
+    def stage(self, changed: bool) -> Stage:
+        """Return what it is about; `changed` tells whether the agent changes it now."""
+        if self.ready_at is None:
+            return Stage.STARTING
+        return Stage.CHANGING if changed or self.says in {"Starting", "Changing"} else Stage.SERVING
+
     def how_it_ended(self) -> str:
         """Return how the process ended and the last lines of its log, for people."""
         match self.exit_code:
+            case _ if self.hung:
+                how = "did not answer and was ended"
             case None:
                 how = "ended"
             case code if code < 0:
@@ -226,6 +255,18 @@ class Supervisor:
                 unit.state = UnitState.MISSING
             else:
                 self._bury(unit, worker)
+
+    def end_hung(self, name: str, patience: Patience, *, changed: bool) -> None:
+        """End a worker that has not answered for too long; what follows is as after a death."""
+        worker = self.unit(name).worker
+        if worker is None or worker.retiring or worker.hung:
+            return
+        silence = worker.silence()
+        if patience.is_over(silence, worker.stage(changed), time.monotonic() - worker.begun):
+            what = f"worker pid {worker.identity.pid} has not answered for {silence.seconds:.0f} s and is ended"
+            self.note(name, "Warning", "WorkerHung", what)
+            worker.hung = True
+            worker.kill(signal.SIGKILL)
 
     def _unwatch(self, worker: Worker) -> None:
         if worker in self._workers:

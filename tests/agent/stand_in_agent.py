@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.agent.__main__ import run
 from orchestrator.agent.planning import Asking
+from orchestrator.agent.restart import Patience
 from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.load import Document
 from orchestrator.manifest.spec import ModelSpec
@@ -73,4 +74,5 @@ def _model(model: ModelSpec, base: Path) -> ModelPlan:
 
 
 if __name__ == "__main__":
-    sys.exit(run(os.environ, WORKER, copy_manifests))
+    patience_s = float(os.environ.get("STAND_IN_PATIENCE_S", Patience().serving_s))
+    sys.exit(run(os.environ, WORKER, copy_manifests, Patience(serving_s=patience_s, polls=2)))

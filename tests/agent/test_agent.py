@@ -151,6 +151,55 @@ def test_a_killed_worker_is_started_again_on_the_same_socket(agent: Agent) -> No
     assert (after["worker"]["pid"], after["worker"]["restarts"]) == (served, 1)
 
 
+def test_a_worker_that_hangs_is_ended_and_started_again(agent: Agent) -> None:
+    agent.end(signal.SIGTERM)
+    agent.start(STAND_IN_PATIENCE_S="0.5")
+    agent.apply(manifest())
+    item = agent.item()
+    os.kill(item["worker"]["pid"], signal.SIGSTOP)
+    assert pid_that_serves(item["endpoint"]["http"]) != item["worker"]["pid"]
+    after = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "healthy again")
+    assert after["worker"]["restarts"] == 1
+    events = agent.call("events", {"name": "shop", "after": 0, "limit": 100})["events"]
+    told = {event["reason"]: event["message"] for event in events}
+    assert f"worker pid {item['worker']['pid']} has not answered for" in told["WorkerHung"]
+    assert "did not answer and was ended; starting it again" in told["WorkerDied"]
+
+
+def test_an_apply_to_a_worker_that_hangs_is_made_once_it_was_started_again(agent: Agent) -> None:
+    agent.end(signal.SIGTERM)
+    agent.start(STAND_IN_PATIENCE_S="0.5")
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    result = agent.apply(manifest(limit=9))
+    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["update"]
+    item = agent.item()
+    assert (item["sync"], item["health"], item["worker"]["restarts"]) == ("Synced", "Healthy", 1)
+
+
+def test_a_worker_that_starts_is_not_taken_for_one_that_hangs(agent: Agent) -> None:
+    agent.end(signal.SIGTERM)
+    agent.start(STAND_IN_PATIENCE_S="0.5")
+    with pytest.raises(OrchError, match="not ready in time"):
+        agent.apply(manifest(behaviour="DEAF"), timeout_s=4)
+    (agent.layout.workers / "go-on").touch()
+    item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "it is ready")
+    assert item["worker"]["restarts"] == 0
+
+
+def test_a_change_that_its_worker_does_not_finish_says_how_the_worker_ended(agent: Agent) -> None:
+    agent.apply(manifest())
+    pid = agent.item()["worker"]["pid"]
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(manifest(behaviour="HANG")), timeout_s=20)
+    eventually(lambda: next(lines)[1].get("phase") == "compiling", "it compiles")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(OrchError, match=rf"the worker \(pid {pid}\)( was killed by SIGKILL| ended)"):
+        list(lines)
+    item = eventually(lambda: next((i for i in [agent.item()] if i["worker"]["pid"]), None), "started again")
+    assert item["worker"]["pid"] != pid
+
+
 def test_workers_outlive_a_killed_agent_and_the_next_one_adopts_them(agent: Agent) -> None:
     agent.apply(manifest())
     item = agent.item()

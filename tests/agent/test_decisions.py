@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.agent import status
 from orchestrator.agent.planning import Wanted, read, together
 from orchestrator.agent.reconcile import Step, decide, overlap, to_prune
-from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, UnitState
+from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, Patience, Silence, Stage, UnitState
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision
 from orchestrator.planner.diff import diff
@@ -150,6 +150,25 @@ def test_delays_are_bounded_and_health_forgives(lives: list[float | None]) -> No
         assert 0.0 <= deaths.delay_s <= DELAY_MAX_S
         if life is not None and life >= HEALTHY_S:
             assert (deaths.delay_s, deaths.looping) == (0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "polls", "stage", "age_s", "hung"),
+    [
+        (15.0, 5, Stage.SERVING, 99.0, True),
+        (14.9, 9, Stage.SERVING, 99.0, False),
+        (99.0, 4, Stage.SERVING, 99.0, False),  # the agent itself slept
+        (99.0, 9, Stage.CHANGING, 999.0, False),
+        (120.0, 9, Stage.CHANGING, 999.0, True),
+        (599.0, 99, Stage.STARTING, 599.0, False),
+        (15.0, 5, Stage.STARTING, 600.0, True),
+        (1.0, 1, Stage.STARTING, 999.0, False),
+    ],
+)
+def test_a_worker_hangs_that_was_asked_often_and_long_enough_for_what_it_does(
+    silence_s: float, polls: int, stage: Stage, age_s: float, hung: bool
+) -> None:
+    assert Patience().is_over(Silence(silence_s, polls), stage, age_s) is hung
 
 
 FAILED = Revision("shop", 2, NOW, 2, "", "", "", "failed", "no")
