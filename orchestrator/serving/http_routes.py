@@ -13,6 +13,12 @@ from orchestrator.serving.http_head import STATUS, Head, answer_head, retry_head
 from orchestrator.serving.oip import error_body, model_metadata, server_metadata
 
 JSON = "application/json"
+STATISTICS = "stats"
+NOT_SERVED = {
+    STATISTICS: "the statistics extension; see /metrics and orch status",
+    "config": "the model configuration extension; what a model takes and gives is at /v2/models/NAME",
+}
+"""What other servers of the protocol answer below a model, and where to look instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,10 @@ def _model(head: Head, plane: DataPlane, name: str, rest: list[str]) -> Answer:
     if rest[:1] == ["versions"] and len(rest) > 1:
         version, rest = rest[1], rest[2:]
     match rest:
+        case [extension] if extension in NOT_SERVED:
+            raise _not_served(extension)
+        case [] if name == STATISTICS and version is None and name not in plane.served:
+            raise _not_served(name)
         case []:
             return _get(head) or _json(model_metadata(plane.signature(name, version)))
         case ["ready"]:
@@ -79,6 +89,10 @@ def _model(head: Head, plane: DataPlane, name: str, rest: list[str]) -> Answer:
             return _only(head, "POST") or error_answer(OrchError(Kind.INTERNAL, "an inference lost its way"))
         case _:
             raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+
+
+def _not_served(extension: str) -> OrchError:
+    return OrchError(Kind.NOT_FOUND, f"not served: {NOT_SERVED[extension]}")
 
 
 def _get(head: Head) -> Answer | None:

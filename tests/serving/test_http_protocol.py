@@ -257,6 +257,16 @@ def test_what_is_not_there_is_told_and_the_connection_goes_on(
         assert wire.ask(get("/v2/health/live")).status == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["stats", "tiny_mlp/stats", "tiny_mlp/versions/1/stats", "nobody/config", "tiny_mlp/config"]
+)
+def test_extensions_that_are_not_served_are_called_so(running: Running, path: str) -> None:
+    with running.connect() as wire:
+        reply = wire.ask(get(f"/v2/models/{path}"))
+        assert reply.status == 404
+        assert reply.error.startswith("not served: the ")
+
+
 def test_head_is_answered_like_get_without_the_body(running: Running) -> None:
     with running.connect() as wire:
         head = wire.send(get("/v2/models/tiny_mlp", method="HEAD")).reply(head_only=True)
