@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from orchestrator.backend.base import Backend
 from orchestrator.errors import Kind, OrchError
+from orchestrator.errors import render as render_error
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.runner.worker import ServedModel, Worker
 from orchestrator.serving import admin
@@ -75,8 +77,8 @@ def _run(process: WorkerProcess, state: Path) -> int:
         uvloop.run(process.main())
     except OrchError as error:
         note_failure(state, error)
-        for problem in error.problems:
-            log.error("%s", problem)
+        # As every command ends: `orch run` is one, and a worker's log tells the same.
+        sys.stderr.write(render_error(error) + "\n")
         return 1
     except Exception:
         log.exception("our bug, please report it")
