@@ -215,7 +215,7 @@ def _load(model: Json) -> Iterator[str]:
         quantiles = ", ".join(f"{key} {milliseconds(latency.get(key))}" for key in ("p50", "p95", "p99"))
         rates = f"{rate_text(observed.get('rate_per_s'))}, {rate_text(observed.get('goodput_per_s'))} in time"
         yield _fact("observed", f"{rates}; {quantiles} (last {observed.get('window_s', NONE)} s)", 4)
-        counts = ("accepted", "rejected", "expired", "failed")
+        counts = ("accepted", "completed", "rejected", "expired", "failed", "cancelled")
         totals = ", ".join(f"{observed.get(f'{count}_total', 0)} {count}" for count in counts)
         yield _fact(
             "requests", f"{observed.get('in_flight', 0)} in flight, {observed.get('queued', 0)} queued; {totals}", 4

@@ -33,6 +33,8 @@ DETECTOR: dict[str, Any] = {
         "in_flight": 2,
         "queued": 0,
         "accepted_total": 9000,
+        "completed_total": 8990,
+        "cancelled_total": 8,
         "rejected_total": 0,
         "expired_total": 0,
         "failed_total": 0,

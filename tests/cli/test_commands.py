@@ -310,6 +310,7 @@ def test_describe_tells_plan_reasons_and_load(home: Path, tmp_path: Path) -> Non
         "    warning:     a warning",
         "    SLO:         99% within 40ms at 60/s; now p99 21.3ms at 58.2/s",
         "    runs:        inferred where requests arrive, up to 8 rows together (the model takes less than a",
+        "    requests:    2 in flight, 0 queued; 9000 accepted, 8990 completed, 0 rejected, 0",
         "    saturation:  61% OK: offered load",
         "    NUM_STREAMS  2        -",
         "       4",
