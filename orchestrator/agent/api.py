@@ -157,10 +157,11 @@ class Api:
         workers = bool(params.get("workers", False))
         # Whoever comes now starts the next agent, which waits for this one to end.
         paths.retire(self.layout)
+        self.reconciler.call_off_all()
         if workers:
             await self.supervisor.stop_all()
         self.stopping.set()
-        return {"stopping": True, "workers": workers}
+        return {"stopping": True, "workers": workers, "pid": os.getpid()}
 
     async def _settled(self) -> None:
         """Wait a little for a new agent to find what runs, so that nothing is called missing that is there."""

@@ -41,6 +41,25 @@ def agent_call(
     return admin.call(ensure_agent(environ, start=False), method, dict(params or {}), timeout_s=timeout_s)
 
 
+def stop_agent(environ: Mapping[str, str], *, workers: bool, timeout_s: float) -> int:
+    """Stop the running agent, with its workers if asked, and return its pid once the process is gone.
+
+    Raise OrchError: UNAVAILABLE when none runs, DEADLINE when it still runs after `timeout_s`.
+    """
+    from orchestrator.agent.process import identify  # only who stops it needs it
+
+    deadline = time.monotonic() + timeout_s
+    answer = agent_call(environ, "stop", {"workers": workers}, timeout_s=timeout_s)
+    pid = int(answer["pid"])
+    ending = identify(pid)
+    while ending is not None and identify(pid) == ending:
+        if time.monotonic() > deadline:
+            hint = "it finishes a change; orch agent status says whether it runs"
+            raise OrchError(Kind.DEADLINE, f"the agent (pid {pid}) has not ended within {timeout_s:g} s", hint=hint)
+        time.sleep(START_POLL_S)
+    return pid
+
+
 def workers_serve(environ: Mapping[str, str]) -> bool:
     """Tell whether a worker answers, whether or not an agent runs."""
     return any(_listens(control) for control in Layout(paths.state_dir(environ)).workers.glob("*/control.sock"))

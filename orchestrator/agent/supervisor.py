@@ -147,6 +147,7 @@ class Supervisor:
         self._layout, self._store, self._command = layout, store, tuple(command)
         self._environ = {**environ, "CI": "true", "PYTHONUNBUFFERED": "1"}
         self._workers: set[Worker] = set()
+        self._ending = False
 
     def unit(self, name: str) -> Unit:
         """Return the deployment's place, made when there is none yet."""
@@ -160,6 +161,8 @@ class Supervisor:
 
     def launch(self, plan: DeploymentPlan, generation: int, slot: int, listening: socket.socket | None) -> Worker:
         """Start a worker process for the plan and watch it; the caller installs or retires it."""
+        if self._ending:
+            raise OrchError(Kind.UNAVAILABLE, "all deployments are being stopped", where=plan.name)
         place = self._layout.worker(plan.name, slot)
         try:
             place.folder.mkdir(mode=0o700, exist_ok=True)
@@ -323,7 +326,7 @@ class Supervisor:
 
     def _restart(self, unit: Unit) -> None:
         record = self._record(unit.name)
-        if record is None or unit.worker is not None:
+        if record is None or unit.worker is not None or self._ending:
             return
         unit.restarts += 1
         state, message = unit.state, unit.message
@@ -385,9 +388,10 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """End every worker, as for the machine's shutdown; the deployments stay wanted."""
+        self._ending = True  # a change under way starts nothing anew
         for unit in self.units.values():
             self._cancel_restart(unit)
-        workers = [unit.worker for unit in self.units.values() if unit.worker is not None]
+        workers = tuple(self._workers)  # with those that are about to replace another
         await asyncio.gather(*(self.retire(worker) for worker in workers))
         for worker in workers:
             self._store.forget_worker(worker.deployment)

@@ -28,6 +28,13 @@ def workers_serve() -> bool:
     return serve(os.environ)
 
 
+def stop(*, workers: bool, timeout_s: float) -> None:
+    """Stop the agent, with all deployments if asked, and wait until its process is gone; raise its OrchError."""
+    from orchestrator.agent.client import stop_agent  # as above
+
+    stop_agent(os.environ, workers=workers, timeout_s=timeout_s)
+
+
 def ask(method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = ANSWER_S) -> Any:
     """Return the running agent's answer; raise its OrchError."""
     return admin.call(agent(), method, dict(params or {}), timeout_s=timeout_s)

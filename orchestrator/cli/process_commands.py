@@ -111,16 +111,25 @@ def agent_start() -> None:
 
 @agent_app.command("stop", cls=LightCommand)
 def agent_stop(
-    workers: Annotated[bool, typer.Option("--workers", help="Stop all deployments too.")] = False,
+    workers: Annotated[
+        bool,
+        typer.Option(
+            "--workers",
+            help="Stop all deployments too. They stay wanted: the next agent, which any apply starts, "
+            "starts them again; orch delete ends one for good.",
+        ),
+    ] = False,
 ) -> None:
     """Stop the agent; deployments go on serving unless --workers is given.
+
+    It ends when the agent has: nothing is touched any more.
 
     \b
     Example: orch agent stop
     """
     if workers and control.workers_serve():
         control.agent(start=True)  # only an agent knows how to end what an earlier one has left
-    control.ask("stop", {"workers": workers}, timeout_s=STOP_S)
+    control.stop(workers=workers, timeout_s=STOP_S)
     render.out("agent stopped" + (", and all deployments" if workers else "; deployments go on serving"))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest_agent import Agent, eventually, manifest, pid_that_serves
 
-from orchestrator.agent.client import ensure_agent, worker_environ, workers_serve
+from orchestrator.agent.client import ensure_agent, stop_agent, worker_environ, workers_serve
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import admin
 
@@ -538,6 +538,36 @@ def test_stop_ends_the_workers_too_when_told_so(agent: Agent) -> None:
     agent.start()
     item = eventually(lambda: next((i for i in [agent.item()] if i["health"] == "Healthy"), None), "started again")
     assert item["worker"]["restarts"] == 0
+
+
+def test_who_stops_the_agent_hears_of_it_when_the_process_is_gone(agent: Agent) -> None:
+    assert agent.child is not None
+    with measuring(agent, "shop") as finish:
+        assert stop_agent({"ORCH_HOME": str(agent.layout.root)}, workers=False, timeout_s=20) == agent.child.pid
+        assert dead(agent.child.pid)
+        with pytest.raises(OrchError, match="shop: the agent is being stopped"):
+            finish()
+
+
+def test_an_agent_that_does_not_end_in_time_is_named(agent: Agent) -> None:
+    assert agent.child is not None
+    agent.apply(manifest())
+    stream = admin.stream(agent.layout.socket, "apply", agent.request(manifest(behaviour="HANG")), timeout_s=20)
+    eventually(lambda: next(stream)[1].get("phase") == "compiling", "it compiles")
+    with pytest.raises(OrchError, match=f"the agent \\(pid {agent.child.pid}\\) has not ended within 0.5 s"):
+        stop_agent({"ORCH_HOME": str(agent.layout.root)}, workers=False, timeout_s=0.5)
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_stop_ends_also_the_workers_of_a_change_under_way(agent: Agent) -> None:
+    agent.apply(manifest())
+    text = manifest(behaviour="STARTS_FOREVER", http=f"127.0.0.1:{free_port()}")
+    stream = admin.stream(agent.layout.socket, "apply", agent.request(text), timeout_s=20)
+    eventually(lambda: next(stream)[1].get("phase") == "starting", "the replacement starts")
+    eventually(lambda: len(agent.workers()) == 2, "the replacement runs")
+    stop_agent({"ORCH_HOME": str(agent.layout.root)}, workers=True, timeout_s=20)
+    assert agent.workers() == []
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_after_a_kill_the_next_command_finds_everything_again(agent: Agent) -> None:
