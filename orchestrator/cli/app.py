@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.light import LightGroup
-from orchestrator.cli.render import Output, Text
+from orchestrator.cli.render import Output, Text, out
 
 # rich_markup_mode=None is Typer's supported way to write help and usage errors without importing rich (120 ms).
 app = typer.Typer(
@@ -26,8 +26,20 @@ OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How the li
 TextOption = Annotated[Text, typer.Option("-o", "--output", help="How the answer is written.")]
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # only here
+
+        out(f"orch {version('orch-openvino')}")
+        raise typer.Exit
+
+
 @app.callback()
-def orch() -> None:
+def orch(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Write the version and exit.")
+    ] = False,
+) -> None:
     """Run OpenVINO models as their manifests say, and tell how full they are.
 
     \b

@@ -36,7 +36,8 @@ def apply(
         bool,
         typer.Option(
             "--prune",
-            help="Delete deployments of these files and folders that no file names any more.",
+            help="Delete what came from these files and is no longer in them, and, of the folders they are in, "
+            "each deployment whose manifest file is gone.",
         ),
     ] = False,
     timeout: Annotated[str, typer.Option(help="Give up after this long, such as 90s or 10m.")] = "10m",

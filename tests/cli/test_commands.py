@@ -61,6 +61,11 @@ def test_a_manifest_on_standard_input_is_checked_relative_to_the_folder(home: Pa
     assert (ran.returncode, ran.stdout) == (0, "-: ok (1 deployment, 1 model)\n")
 
 
+def test_the_version_can_be_asked_as_an_option(home: Path) -> None:
+    asked, full = orch(home, "--version"), orch(home, "version")
+    assert (asked.returncode, asked.stdout.splitlines()) == (0, full.stdout.splitlines()[:1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
