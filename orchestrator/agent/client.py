@@ -21,12 +21,13 @@ START_POLL_S = 0.02
 def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
     """Return the socket of the running agent; start one if asked, or if the last one did not end of its own will.
 
-    Raise OrchError: UNAVAILABLE when none runs and none is to be started, FAILED with the end of its log when it does
-    not come up within START_TIMEOUT_S.
+    Raise OrchError: UNAUTHORIZED where the state is another user's, UNAVAILABLE when none runs and none is to be
+    started, FAILED with the end of its log when it does not come up within START_TIMEOUT_S.
     """
     layout = Layout(paths.state_dir(environ))
     if _answers(layout):
         return layout.socket
+    _check_allowed(layout)
     if not start and not _was_killed(layout):
         hint = "orch apply starts it, and so does orch agent start"
         raise OrchError(Kind.UNAVAILABLE, "no agent runs", where=str(layout.root), hint=hint)
@@ -86,6 +87,20 @@ def _answers(layout: Layout) -> bool:
             raise OrchError(Kind.UNAVAILABLE, "the agent does not answer", where=str(layout.root), hint=hint) from None
         return False
     return True
+
+
+def _check_allowed(layout: Layout) -> None:
+    """Raise UNAUTHORIZED where this user may not ask whether an agent runs."""
+    try:
+        layout.socket.stat()
+        if os.access(layout.socket, os.R_OK | os.W_OK):
+            return
+    except PermissionError:
+        pass
+    except OSError:  # there is none
+        return
+    hint = "it may be another user's: ask as that user, or set ORCH_HOME to a folder of your own"
+    raise OrchError(Kind.UNAUTHORIZED, "this user may not use the state there", where=str(layout.root), hint=hint)
 
 
 def _was_killed(layout: Layout) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from orchestrator.agent import listener, paths, process
+from orchestrator.agent.client import worker_environ
 from orchestrator.agent.paths import Layout, state_dir
 from orchestrator.errors import Kind, OrchError
 
@@ -49,6 +54,42 @@ def test_long_names_get_short_folders_of_their_own() -> None:
     assert len({place.folder for place in places}) == 4
     assert all(len(str(place.control)) <= paths.SOCKET_PATH_MAX_BYTES for place in places)
     assert layout.worker("shop").folder == layout.workers / "shop"
+
+
+ASK = """
+import os, sys
+from orchestrator.agent.client import ensure_agent
+from orchestrator.errors import OrchError
+if os.getuid() == 0:
+    os.setresuid(65534, 65534, 65534)  # root may all
+try:
+    ensure_agent(os.environ, start=sys.argv[1] == "start")
+except OrchError as error:
+    print(error.kind.name, error)
+"""
+
+
+@pytest.mark.parametrize("start", ["start", "no"])
+@pytest.mark.parametrize("closed", [".", "agent.sock"])
+def test_the_state_folder_of_another_user_is_told_from_one_without_an_agent(closed: str, start: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # tmp_path lies in a folder that root alone may enter
+        Path(folder).chmod(0o755)
+        state = Path(folder, "state")
+        state.mkdir(mode=0o755)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(state / "agent.sock"))
+            listening.listen()
+            (state / closed).chmod(0)
+            ran = subprocess.run(
+                [sys.executable, "-c", ASK, start],
+                env=worker_environ({**os.environ, "ORCH_HOME": str(state)}),
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            )
+        state.chmod(0o755)
+    assert ran.stdout.startswith(f"UNAUTHORIZED {state}: this user may not use the state there")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
