@@ -46,7 +46,7 @@ FINALISTS = 5
 COMBINATIONS_MAX = 128
 SAMPLES_MAX = 500  # of an option
 STREAMS_TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-BESIDE, BESIDE_MAX = 1.05, 2.0  # where it was not measured, and at most: beyond, the block was disturbed
+BESIDE, BESIDE_MAX = 1.05, 2.0  # where no quiet block shows it, and at most: beyond, something else was there
 CORES_MAX = 4  # times those there are, when asking how many would do
 
 
@@ -77,9 +77,9 @@ class Member:
 
     @property
     def thread_s(self) -> float:
-        """Return the mean time of one inference on one thread (an upper bound where only more were measured)."""
+        """Return the median time of one inference on one thread (an upper bound where only more were measured)."""
         fewest = min(self.options, key=lambda option: (option.stream.threads, option.stream.streams))
-        return statistics.fmean(fewest.stream.alone_s) * fewest.stream.threads
+        return statistics.median(fewest.stream.alone_s) * fewest.stream.threads
 
     @property
     def demand(self) -> float:
@@ -140,12 +140,18 @@ class Joint:
 
 
 def plan_together(
-    members: Sequence[Member], cpus: int, *, memory: tuple[int, str] | None = None, seed: int = 1
+    members: Sequence[Member],
+    cpus: int,
+    *,
+    memory: tuple[int, str] | None = None,
+    disturbed: bool = False,
+    seed: int = 1,
 ) -> Joint:
     """Return the layouts to run, best first; same input, same result.
 
-    `memory` is the limit in bytes and who says so. Raise OrchError UNSUPPORTED with who lacks what, how many cores
-    would do and what to cut where the demands do not fit.
+    `memory` is the limit in bytes and who says so. `disturbed` profiles have other processes' work in their tails: then
+    only a run may say that no layout holds. Raise OrchError UNSUPPORTED with who lacks what, how many cores would do
+    and what to cut where the demands do not fit.
     """
     assert len(members) > 1, "one model needs no layout"
     members = tuple(sorted(members, key=lambda member: member.model))
@@ -156,9 +162,9 @@ def plan_together(
     layouts = [_predicted(members, options, cpus, seed) for options in found]
     blocked = _blocked(members)
     ranked = sorted(layouts, key=lambda layout: _rank(members, layout, bool(blocked)))
-    if ranked[0].slack < HOPELESS:
+    if ranked[0].slack < HOPELESS and not disturbed:
         raise OrchError(Kind.UNSUPPORTED, _layout_problems(members, ranked[0], cpus, seed))
-    return Joint(members, cpus, tuple(layout for layout in ranked if layout.slack >= HOPELESS), blocked)
+    return Joint(members, cpus, tuple(each for each in ranked if each.slack >= HOPELESS) or (ranked[0],), blocked)
 
 
 def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
@@ -227,8 +233,9 @@ def _threads_each(profile: ArmProfile) -> int | None:
 def _beside(singles: Mapping[int, ArmProfile]) -> float:
     """Return by what an inference is slower when other cores compute, as streams of the model itself showed."""
     for _, profile in sorted(singles.items()):
-        if evidence.slots_of(profile) > 1:
-            ratio = evidence.median_s(evidence.busy_blocks(profile)) / evidence.median_s(evidence.alone_blocks(profile))
+        busy = evidence.busy_blocks(profile)
+        if evidence.slots_of(profile) > 1 and not all(block.host.tainted() for block in busy):
+            ratio = evidence.median_s(busy) / evidence.median_s(evidence.alone_blocks(profile))
             return min(BESIDE_MAX, max(1.0, ratio))
     return BESIDE
 

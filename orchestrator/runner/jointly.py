@@ -15,6 +15,7 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.spec import ModelSpec
 from orchestrator.manifest.target import Mode
 from orchestrator.planner.decision import Decision
+from orchestrator.planner.evidence import ambient
 from orchestrator.planner.joint import Joint, Layout, Member, decided, moved, options_of, plan_together
 from orchestrator.planner.memory import host_limit
 from orchestrator.planner.plan import DeploymentPlan
@@ -82,7 +83,8 @@ def measure_together(
     alone = {each.spec.name: each.alone for each in measured}
     if any(not member.options for member in members) or any(each.verdict == "infeasible" for each in alone.values()):
         return alone  # each says for itself what it lacks; a layout cannot help
-    joint = plan_together(members, ask.cpus, memory=_memory_limit(ask))
+    disturbed = ambient([profile for each in measured for profile in each.profiles])
+    joint = plan_together(members, ask.cpus, memory=_memory_limit(ask), disturbed=disturbed)
 
     def progress(message: str) -> None:
         tell(deployment, None, "verifying", message)
