@@ -14,8 +14,11 @@ from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import Text
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import admin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.manifest.load import Manifests
 
 GRACE_S = 30.0  # beyond the time the agent is given, for its own answer
@@ -131,6 +134,7 @@ def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) ->
     from orchestrator.cli.progress import progress  # only long work shows any
 
     socket = control.agent(start=True)
+    _warn_of_another_version(socket)
     try:
         with progress() as show:
             for kind, value in control.follow(socket, "apply", params, timeout_s=silence_s):
@@ -143,6 +147,17 @@ def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) ->
         render.talk("the agent goes on with it; orch status shows how far it is")
         raise
     raise AssertionError("follow() ends in a result or raises")
+
+
+def _warn_of_another_version(socket: Path) -> None:
+    """Tell when the agent that will plan is not of this version: it runs on after an upgrade."""
+    from importlib.metadata import version  # only what takes long anyhow pays for it
+
+    told = admin.call(socket, "version", timeout_s=control.ANSWER_S)
+    own, agents = version("orch-openvino"), told["version"]
+    if own != agents:
+        render.talk(f"warning: the agent is of version {agents}, this command of {own}")
+        render.talk("hint: end it with orch agent stop, deployments go on serving; the next apply starts this version")
 
 
 def _result_lines(result: Mapping[str, Any]) -> Iterable[str]:

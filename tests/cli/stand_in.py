@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from orchestrator.serving import admin
 ROOT = Path(__file__).parents[2]
 Script = Mapping[str, Any]
 """By method: the result, an OrchError, `...` for never, or a list of progress messages with one of these at its end."""
-VERSION = {"version": "0.1.0", "pid": 1, "started": "2026-03-01T09:00:00Z", "state_dir": "/state"}
+VERSION = {"version": version("orch-openvino"), "pid": 1, "started": "2026-03-01T09:00:00Z", "state_dir": "/state"}
 
 
 class StandIn:

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_in import ROOT, as_json, orch, stand_in
+from stand_in import ROOT, VERSION, as_json, orch, stand_in
 from statuses import ITEMS
 
 from orchestrator.errors import Kind, OrchError, Problem
 
 STATUS_LIST = {"apiVersion": "orch/v1", "kind": "StatusList", "items": ITEMS}
 QUICKSTART = "deployments/quickstart.yaml"
+NOBODY = 2**30  # beyond the last process id
 BAD = """\
 apiVersion: orch/v1
 kind: Deployment
@@ -197,6 +198,14 @@ def test_apply_shows_progress_on_standard_error_and_one_line_for_each_model(home
         assert "name: quickstart" in document["text"]
 
 
+def test_an_apply_through_an_agent_of_another_version_warns(home: Path) -> None:
+    script = {"version": VERSION | {"version": "0.0.9"}, "apply": {"deployments": [], "pruned": []}}
+    with stand_in(home, script) as agent:
+        ran = agent.orch("apply", QUICKSTART)
+    assert ran.returncode == 0
+    assert ran.stderr.startswith("warning: the agent is of version 0.0.9, this command of ")
+
+
 def test_an_apply_that_fails_in_part_says_what_was_done_and_exits_1(home: Path) -> None:
     failed = OrchError(Kind.FAILED, [Problem("does not compile", "two/door", "orch logs two")])
     script = [
@@ -331,8 +340,8 @@ def test_logs_writes_the_end_of_the_file_that_describe_names(home: Path, tmp_pat
 
 
 def test_the_agent_can_be_asked_how_it_is_and_stopped(home: Path) -> None:
-    with stand_in(home, {"stop": {}}) as agent:
-        assert agent.orch("agent", "status").stdout.splitlines()[:2] == ["agent 0.1.0", "process 1"]
+    with stand_in(home, {"stop": {"pid": NOBODY}}) as agent:
+        assert agent.orch("agent", "status").stdout.splitlines()[:2] == [f"agent {VERSION['version']}", "process 1"]
         assert agent.orch("agent", "stop").stdout == "agent stopped; deployments go on serving\n"
         assert agent.asked("stop") == [{"workers": False}]
 
