@@ -99,9 +99,10 @@ class Adoption:
             kept = _from_record(WorkerPaths(folder)) or await _from_worker(WorkerPaths(folder), folder in found)
             if kept is None or self.store.deployment(kept.plan.name) is not None:
                 continue
-            self.store.applied(
-                self.store.propose(kept.plan.name, kept.origin, kept.plan, time.time(), generation=kept.generation)
+            revision = self.store.propose(
+                kept.plan.name, kept.origin, kept.plan, time.time(), kept.generation, kept.created
             )
+            self.store.applied(revision)
             rebuilt.append(kept.plan.name)
         message = f"the state was damaged and lies in {damaged}; rebuilt: {', '.join(rebuilt) or 'nothing'}"
         log.error("%s", message)
@@ -116,13 +117,15 @@ class Kept:
     plan: DeploymentPlan
     origin: Origin
     generation: int
+    created: float | None
+    """Unix time; None where nobody knows."""
 
 
 def _from_record(place: WorkerPaths) -> Kept | None:
     try:
         kept = json.loads(place.record.read_text(encoding="utf-8"))
         plan = DeploymentPlan.model_validate_json(json.dumps(kept["desired"]))
-        return Kept(plan, Origin(**kept["origin"]), kept["generation"])
+        return Kept(plan, Origin(**kept["origin"]), kept["generation"], kept.get("created"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -136,4 +139,4 @@ async def _from_worker(place: WorkerPaths, runs: bool) -> Kept | None:
     except (OrchError, ValueError) as error:
         log.error("%s: %s", place.folder, error)
         return None
-    return Kept(plan, Origin("", "", "", {}), status["generation"])
+    return Kept(plan, Origin("", "", "", {}), status["generation"], created=None)

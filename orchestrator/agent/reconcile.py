@@ -452,6 +452,7 @@ class Reconciler:
             {
                 "name": record.name,
                 "generation": record.generation,
+                "created": record.created,
                 "origin": {
                     "manifest": record.origin.manifest,
                     "path": record.origin.path,

@@ -167,9 +167,18 @@ class Store:
         return _deployment(rows[0]) if rows else None
 
     def propose(
-        self, name: str, origin: Origin, plan: DeploymentPlan, now: float, generation: int | None = None
+        self,
+        name: str,
+        origin: Origin,
+        plan: DeploymentPlan,
+        now: float,
+        generation: int | None = None,
+        created: float | None = None,
     ) -> Revision:
-        """Record the plan as wanted, with a new revision that is being applied; another plan is a new generation."""
+        """Record the plan as wanted, with a new revision that is being applied; another plan is a new generation.
+
+        `generation` and `created` are those of a deployment that a lost store knew.
+        """
         old = self.deployment(name)
         text, labels = plan.model_dump_json(), json.dumps(origin.labels, sort_keys=True)
         if generation is None:
@@ -180,7 +189,7 @@ class Store:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest,"
                 " origin = excluded.origin, base = excluded.base, labels = excluded.labels,"
                 " generation = excluded.generation, desired = excluded.desired",
-                (name, origin.manifest, origin.path, origin.base, labels, generation, text, now),
+                (name, origin.manifest, origin.path, origin.base, labels, generation, text, created or now),
             )
             number = _next_number(connection, name)
             revision = Revision(name, number, now, generation, origin.manifest, text, plan.digest(), "applying", None)

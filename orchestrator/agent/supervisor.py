@@ -435,6 +435,8 @@ class Supervisor:
         if record is not None:
             unit.restarts = record.restarts
             worker.started, worker.events_seen = record.started, record.events_seen
+        else:  # the store was lost; how often it died is not known any more
+            worker.started = datetime.fromisoformat(status["started"]).timestamp()
         if worker.ended.is_set():
             return False
         self.install(worker, None, None)

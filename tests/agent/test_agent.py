@@ -290,6 +290,8 @@ def test_a_damaged_store_is_put_aside_and_rebuilt_without_touching_workers(agent
     after = agent.item()
     assert (after["worker"]["pid"], after["sync"], after["health"]) == (before["worker"]["pid"], "Synced", "Healthy")
     assert len(list(agent.layout.root.glob("state.db.damaged-*"))) == 1
+    assert after["worker"] == {**before["worker"], "started": "2026-01-01T00:00:00.000Z"}, "as the worker says"
+    assert after["metadata"]["created"] == before["metadata"]["created"]
     assert "limit: 3" in agent.call("describe", {"name": "shop"})["manifest"]
     result = agent.apply(manifest(limit=3))
     assert [change["action"] for change in result["deployments"][0]["changes"]] == ["unchanged"]
