@@ -42,6 +42,9 @@ STREAMS_PER_DEMAND = 2.0  # of a shared layout: half of its streams idle on aver
 LADDER = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 2.5, 3.0)  # factors of all rates that are tried
 HOPELESS = 0.8  # slack below which a layout is not worth a run: predictions err by less
 REQUESTS_LEAST, REQUESTS_MOST = 1000, 8000  # simulated: of the rarest model, and of all, which goes before
+COMFORTABLE = (
+    1.25  # slack with which cores of one's own go before more of it: the headroom that a lone model is proved at
+)
 FINALISTS = 5
 COMBINATIONS_MAX = 128
 SAMPLES_MAX = 500  # of an option
@@ -396,7 +399,7 @@ def _rank(members: Sequence[Member], layout: Layout, blocked: bool) -> tuple[obj
         min([1.0, *(layout.forecasts[each.model].slack for each in members if each.priority == priority)])
         for priority in PRIORITIES
     ]
-    beside = blocked and not (layout.kind == "dedicated" and layout.slack >= 1)
+    beside = blocked and not (layout.kind == "dedicated" and layout.slack >= COMFORTABLE)
     threads = sum(option.threads for option in layout.options.values())
     ways = sum(forecast.slack for forecast in layout.forecasts.values())
     return (layout.slack < HOPELESS, *(-each for each in held), beside, -layout.slack, -ways, threads, layout.key)
