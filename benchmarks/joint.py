@@ -196,7 +196,8 @@ def compare(bench: Bench, name: str, roles: Sequence[Role], seconds: float, roun
         for role in roles:
             spec, arm = specs[role.model], decisions[role.model].arm.name
             print(total[role.model].line(role, spec, arm, rounds * seconds))
-    print(f" joint: {joint[roles[0].model].sentences[0]}")
+    why = joint[roles[0].model].sentences or ("no layout was chosen: a model cannot hold its SLO even alone",)
+    print(f" joint: {why[0]}")
     print(
         " proofs: " + "; ".join(f"{model} {decision.verdict} ({decision.reason})" for model, decision in joint.items())
     )
