@@ -22,7 +22,7 @@ TICK_S = 0.05
 log = logging.getLogger("orch.worker")
 
 Progress = Callable[[str, str, str], None]
-"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message for people."""
+"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message."""
 
 
 @dataclass(frozen=True, slots=True)
