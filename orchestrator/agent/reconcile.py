@@ -280,7 +280,7 @@ class Reconciler:
         record = self._store.deployment(one.name)
         unit = self._supervisor.unit(one.name)
         if record is not None and record.applied is not None:
-            await _until_known(unit, deadline)
+            await _until_known(unit, report, deadline)
         serving = record is not None and record.applied is not None and _serves(unit)
         changes = diff(record.applied if record is not None and serving else None, plan)
         step = decide(record, serving, changes)
@@ -565,25 +565,36 @@ def _serves(unit: Unit) -> bool:
     return unit.worker is not None and unit.worker.ready_at is not None and not unit.worker.retiring
 
 
-async def _until_known(unit: Unit, deadline: float) -> None:
+async def _until_known(unit: Unit, report: Report, deadline: float) -> None:
     """Wait, a while at most, until the worker answers and serves: it may have died, or hang and be started again.
 
     Raise UNAVAILABLE when a worker that has served does not answer for all that time.
     """
     loop = asyncio.get_running_loop()
     until = min(deadline, loop.time() + RESTART_WAIT_S)
+    silent: set[Worker] = set()
     while (worker := unit.worker) is not None and not unit.deaths.looping:
         with suppress(OrchError):
             await worker.status()
             if worker.ready_at is not None:
                 return
+        if _fell_silent(worker) and worker not in silent:
+            silent.add(worker)
+            report({"deployment": unit.name, "model": None, "phase": "waiting", "message": _silent(worker)})
         if loop.time() > until:
             break
         await _ends_within(worker, READY_POLL_MAX_S)
-    if worker is not None and worker.ready_at is not None and worker.silent_since is not None:
-        what = f"the worker (pid {worker.identity.pid}) does not answer"
+    if worker is not None and _fell_silent(worker):
         hint = f"orch logs {unit.name}; it is started again when it stays so"
-        raise OrchError(Kind.UNAVAILABLE, what, where=unit.name, hint=hint)
+        raise OrchError(Kind.UNAVAILABLE, _silent(worker), where=unit.name, hint=hint)
+
+
+def _fell_silent(worker: Worker) -> bool:
+    return worker.ready_at is not None and worker.silent_since is not None and not worker.ended.is_set()
+
+
+def _silent(worker: Worker) -> str:
+    return f"the worker (pid {worker.identity.pid}) does not answer"
 
 
 async def _ends_within(worker: Worker, seconds: float) -> bool:

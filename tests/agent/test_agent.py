@@ -172,8 +172,12 @@ def test_an_apply_to_a_worker_that_hangs_is_made_once_it_was_started_again(agent
     agent.apply(manifest())
     pid = agent.item()["worker"]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    result = agent.apply(manifest(limit=9))
-    assert [change["action"] for change in result["deployments"][0]["changes"]] == ["update"]
+    lines = [
+        line for _, line in admin.stream(agent.layout.socket, "apply", agent.request(manifest(limit=9)), timeout_s=20)
+    ]
+    told = [line["message"] for line in lines if line.get("phase") == "waiting"]
+    assert told == [f"the worker (pid {pid}) does not answer"]
+    assert [change["action"] for change in lines[-1]["deployments"][0]["changes"]] == ["update"]
     item = agent.item()
     assert (item["sync"], item["health"], item["worker"]["restarts"]) == ("Synced", "Healthy", 1)
 
