@@ -175,7 +175,6 @@ def test_closed_loop_samples_with_the_front_ends_share_predict_the_fat_arms_coll
 
 @pytest.mark.parametrize(("slots", "latency_s"), [(2, 0.05), (1, 0.03)])
 def test_another_seed_changes_a_capacity_by_no_more_than_is_said(slots: int, latency_s: float) -> None:
-    """Seen to fail with 12 000 requests of one slot under a short SLO."""
     service = a_service(0.01, slots, spread=0.05)
     found = [capacity(service, a_need(latency_s), seed=seed).per_s for seed in range(8)]
     mean = sum(found) / len(found)
