@@ -132,6 +132,9 @@ def sync(record: DeploymentRecord, worker: WorkerView) -> Sync:
     return "Unknown" if worker.pid is not None else "OutOfSync"
 
 
+BROKEN = frozenset({"Failed", "Failing", "Degraded"})
+
+
 def judge(revision: Revision | None, worker: WorkerView) -> Verdict:
     """Return the deployment's health; the first that holds counts, worst first."""
     failed = revision is not None and revision.result == "failed"
@@ -159,7 +162,7 @@ def _judge_answer(answer: Mapping[str, Any]) -> Verdict:
     message = answer.get("message") or ""
     if answer["state"] == "Failed":
         return Verdict("Degraded", "WorkerFailed", message)
-    broken = [model for model in answer["models"] if model["state"] in {"Failed", "Degraded"}]
+    broken = [model for model in answer["models"] if model["state"] in BROKEN or model.get("degraded")]
     if broken:
         return Verdict("Degraded", "ModelDegraded", "; ".join(f"{m['name']}: {_message(m)}" for m in broken))
     if not answer["ready"] or answer["state"] != "Serving":
@@ -172,7 +175,7 @@ def _count(models: int) -> str:
 
 
 def _message(model: Mapping[str, Any]) -> str:
-    return str(model.get("message") or model["state"])
+    return str(model.get("message") or model.get("degraded") or model["state"])
 
 
 def conditions(record: DeploymentRecord, verdict: Verdict, worker: WorkerView, now: float) -> list[Json]:

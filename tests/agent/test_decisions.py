@@ -194,6 +194,20 @@ def test_health_names_the_worst_with_its_reason(
     assert (verdict.health, verdict.reason) == (health, reason)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "m", "state": "Failing", "message": "inferences fail or hang"},
+        {"name": "m", "state": "Serving", "degraded": "GPU is absent: CPU stands in"},
+    ],
+)
+def test_a_model_that_fails_or_runs_on_its_fallback_makes_the_deployment_degraded(model: dict[str, Any]) -> None:
+    answer = {"ready": True, "state": "Serving", "message": "", "models": [model], "plan_digest": a_plan().digest()}
+    verdict = status.judge(None, a_view(answer=answer))
+    said = model.get("message") or model["degraded"]
+    assert verdict == status.Verdict("Degraded", "ModelDegraded", f"m: {said}")
+
+
 def test_a_condition_keeps_the_time_of_its_last_change() -> None:
     record = a_record(applied=a_plan())
     first = status.item(record, None, a_view(), NOW)["conditions"]
