@@ -37,7 +37,7 @@ Priority = Literal["critical", "default", "sheddable"]
 Kindred = Literal["dedicated", "shared", "mixed"]
 
 PRIORITIES: tuple[Priority, ...] = ("critical", "default", "sheddable")
-DEMAND_MAX = 0.8  # of the cores: above, no layout is steady (planning-and-overload, a)
+DEMAND_MAX = 0.8  # of the cores: above, no layout is steady
 STREAMS_PER_DEMAND = 2.0  # of a shared layout: half of its streams idle on average, which takes bursts
 LADDER = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0, 2.5, 3.0)  # factors of all rates that are tried
 HOPELESS = 0.8  # slack below which a layout is not worth a run: predictions err by less

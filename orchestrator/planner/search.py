@@ -1,7 +1,7 @@
 """Find the arm that carries most within the SLO: which block to run next, when to stop, what to prove, whom to take.
 
 A state machine without a clock: `next()` says what to do, `feed()` takes what came of it and the seconds since planning
-began. Same question, same results, same decision. Its course (planning-and-overload, a):
+began. Same question, same results, same decision. Its course:
 
     compile the likely arms one by one, a block of each --> rounds in random order, the anchor first and last in each
       --> batches where a probe of four pays --> more rounds for the best two while they are close

@@ -4,7 +4,7 @@ The first line of standard input is an `LoadOrder`. Standard output has `{"outco
 schedule, while it runs, and one `{"report": ...}` line at the end. A further line on standard input, or its end, stops
 it early. Latency counts from the scheduled arrival, also of what could not be sent in time (as in wrk2); the process
 sleeps on a kernel timer between arrivals and never spins: on two cores a spinning generator multiplies the p99 that it
-measures (reference/planning-and-overload.md, e).
+measures.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ LATEST_S = 30.0  # an inference that takes longer than this and than its block i
 LATEST_FACTOR = 20.0  # likewise, as multiple of what one took when it was warm
 POLL_S = 0.1  # how often failures that come without a callback are looked for
 WARM_UP_S = 1.0
-STEADY = 0.05  # two medians of five that differ by less are steady (planning-and-overload, step 2)
+STEADY = 0.05  # two medians of five that differ by less are steady
 QUEUE_MAX = 1000  # requests that may wait in an open loop, as in a pool with an SLO
 
 

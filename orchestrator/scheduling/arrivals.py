@@ -9,7 +9,7 @@ from typing import Literal
 
 Arrivals = Literal["poisson", "constant", "bursty", "closed"]
 
-BURSTY_CV = 2.0  # coefficient of variation of the gaps, as in the scoring protocol (planning-and-overload, c)
+BURSTY_CV = 2.0  # coefficient of variation of the gaps, as in the scoring protocol
 
 
 def gaps(kind: Arrivals, count: int, seed: int) -> list[float]:

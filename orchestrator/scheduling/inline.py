@@ -7,7 +7,7 @@ from collections.abc import Callable
 # A hand-over to an engine thread and back costs 20 to 60 microseconds here, of Python's lock more under load; above
 # this an inference on the event loop would hold up the other callers for longer than it saves.
 INLINE_MAX_S = 150e-6
-ROWS_MAX = 64  # beyond that a row costs no less: measured on the tiny MLP, 64 rows take 1.5 times as long as one
+ROWS_MAX = 64  # 32 rows of the tiny MLP took 1.5 times as long as one (docs/adr/0009): little is left to gain
 LOOP_MAX_S = 1e-3  # for which the event loop may stand still
 
 

@@ -53,7 +53,7 @@ def test_erlangs_c_is_the_share_that_waits(slots: int, load: float, waiting: flo
 @pytest.mark.parametrize(
     ("slo", "slots", "seconds", "expected"),
     [
-        # planning-and-overload, section 6: rate and SLO in units of the service time on one thread.
+        # rate and SLO in units of the service time on one thread.
         (3.0, 2, 1.0, 1.09),
         (5.0, 2, 1.0, 1.48),
         (3.0, 1, 1 / 1.6, 0.78),
@@ -73,7 +73,7 @@ def test_the_formula_gives_what_the_table_of_the_note_says(
 def test_without_a_bound_the_simulation_gives_the_waits_that_the_note_simulated(
     slots: int, load: float, wait: float
 ) -> None:
-    """M/D/c, W_99 in service times (planning-and-overload, 6)."""
+    """M/D/c, W_99 in service times."""
     found = capacity(a_service(1.0, slots), Need(1 + wait, 99.0, queue_limit=10_000)).per_s
     assert found == pytest.approx(load * slots, rel=0.06)
 
@@ -160,7 +160,7 @@ def test_the_front_end_costs_the_arm_most_that_leaves_it_no_core() -> None:
 
 
 def test_closed_loop_samples_with_the_front_ends_share_predict_the_fat_arms_collapse() -> None:
-    """MobileNetV2 on 2 cores (planning-and-overload, e): at load 0.7 the fat arm's p99 was 103 ms where 44 ms were
+    """MobileNetV2 on 2 cores: at load 0.7 the fat arm's p99 was 103 ms where 44 ms were
     simulated, the thin arm's 22 where 23 were. Half a millisecond of front end for each request explains both."""
     need = Need(1.0, 99.0)
     fat = a_service(0.0026, spread=0.12, cores_share=1.0)
