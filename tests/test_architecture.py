@@ -19,7 +19,7 @@ PACKAGE = ROOT / "orchestrator"
 # A module may import from its own room and from those before it.
 ROOMS = (
     *("errors", "units", "manifest", "inventory", "backend", "scheduling", "profiling", "planner", "telemetry"),
-    *("runner", "serving", "api", "agent", "cli"),
+    *("runner", "serving", "client", "api", "agent", "cli"),
 )
 TOP = "orchestrator"  # orchestrator/__init__.py and __main__.py: the public names, above all rooms
 
@@ -37,17 +37,26 @@ PURE_MODULES = (
     "orchestrator.inventory.fingerprint",
     "orchestrator.inventory.model",
     "orchestrator.backend.base",
+    "orchestrator.backend.datatypes",
+    "orchestrator.client.failures",
+    "orchestrator.client.retries",
+    "orchestrator.client.wire",
     "orchestrator.profiling.measurement",
     "orchestrator.serving.oip",
     "orchestrator.serving.oip_tensors",
+    "orchestrator.telemetry.advice",
+    "orchestrator.telemetry.drift",
     "orchestrator.telemetry.events",
+    "orchestrator.telemetry.look",
     "orchestrator.telemetry.recorder",
     "orchestrator.telemetry.saturation",
     "orchestrator.telemetry.snapshot",
+    "orchestrator.telemetry.states",
 )
 PURE_PACKAGES = (
     *("orchestrator", "orchestrator.manifest", "orchestrator.inventory", "orchestrator.backend"),
     "orchestrator.profiling",
+    "orchestrator.client",
 )
 
 

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from orchestrator.backend import datatypes
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.model import ModelInfo, TensorInfo
 
-Array = npt.NDArray[Any]
-
-# How tensors lie in memory, by the protocol's datatype. BF16 travels as its 16 bits; BYTES as an object array of bytes.
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "BF16": np.dtype(np.uint16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
+Array = datatypes.Array
+DTYPES = datatypes.DTYPES
 
 
 @dataclass(frozen=True, slots=True)

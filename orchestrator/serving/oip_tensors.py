@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.backend.base import DTYPES, Array
+from orchestrator.backend.datatypes import DTYPES, Array
 from orchestrator.errors import Kind, OrchError
 
 # Datatypes for which the protocol has no JSON form: their numbers travel as binary only.
