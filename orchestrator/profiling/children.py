@@ -178,12 +178,41 @@ class BenchChild(Child):
         return answer
 
 
-class LoadChild(Child):
-    """A process that loads an endpoint."""
+class LoadGenerator(Child):
+    """A process that loads an endpoint, one order after another."""
+
+    def __init__(self, cancelled: Cancelled = never) -> None:
+        super().__init__(["orchestrator.profiling.load", "--parent", str(os.getpid())], cancelled)
+
+    def __enter__(self) -> LoadGenerator:
+        super().__enter__()
+        return self
+
+    def load(self, order: LoadOrder) -> Iterator[list[Outcome] | LoadReport]:
+        """Start a load and yield outcomes as they come, in the order of the schedule, and the report last."""
+        self.tell(order.model_dump_json().encode())
+        return self._heard(order)
+
+    def _heard(self, order: LoadOrder) -> Iterator[list[Outcome] | LoadReport]:
+        limit_s = START_TIMEOUT_S + order.seconds + 2 * order.timeout_s
+        while True:
+            said = json.loads(self.hear(limit_s))
+            if "report" in said:
+                yield LoadReport.model_validate(said["report"])
+                return
+            yield [Outcome(*outcome) for outcome in said["outcomes"]]
+
+    def stop(self) -> None:
+        """Ask for an early end of the load: what is under way is still answered, and the report comes."""
+        self.tell(b"stop")
+
+
+class LoadChild(LoadGenerator):
+    """A process that loads an endpoint once."""
 
     def __init__(self, order: LoadOrder, cancelled: Cancelled = never, *, at_once: bool = True) -> None:
         """Take the order; without `at_once` the process starts and waits for `begin`."""
-        super().__init__(["orchestrator.profiling.load", "--parent", str(os.getpid())], cancelled)
+        super().__init__(cancelled)
         self._order = order
         self._at_once = at_once
 
@@ -203,14 +232,4 @@ class LoadChild(Child):
 
     def outcomes(self) -> Iterator[list[Outcome] | LoadReport]:
         """Yield outcomes as they come, in the order of the schedule, and the report last."""
-        limit_s = START_TIMEOUT_S + self._order.seconds + 2 * self._order.timeout_s
-        while True:
-            said = json.loads(self.hear(limit_s))
-            if "report" in said:
-                yield LoadReport.model_validate(said["report"])
-                return
-            yield [Outcome(*outcome) for outcome in said["outcomes"]]
-
-    def stop(self) -> None:
-        """Ask for an early end: what is under way is still answered, and the report comes."""
-        self.tell(b"stop")
+        return self._heard(self._order)

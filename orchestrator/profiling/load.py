@@ -1,10 +1,10 @@
 """Load an HTTP endpoint on a schedule, open loop, in a process of its own: `python -m orchestrator.profiling.load`.
 
-The first line of standard input is an `LoadOrder`. Standard output has `{"outcomes": [...]}` lines, in the order of the
-schedule, while it runs, and one `{"report": ...}` line at the end. A further line on standard input, or its end, stops
-it early. Latency counts from the scheduled arrival, also of what could not be sent in time (as in wrk2); the process
-sleeps on a kernel timer between arrivals and never spins: on two cores a spinning generator multiplies the p99 that it
-measures.
+Each line of standard input is a `LoadOrder`. Standard output has `{"outcomes": [...]}` lines, in the order of the
+schedule, while it runs, and one `{"report": ...}` line at the end; then the next order is read, and the end of the
+input ends the process. A line `stop` in between, or the end of the input, stops a load early. Latency counts from the
+scheduled arrival, also of what could not be sent in time (as in wrk2); the process sleeps on a kernel timer between
+arrivals and never spins: on two cores a spinning generator multiplies the p99 that it measures.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ FLUSH_S = 0.05  # how often outcomes are told and time-outs looked for
 WAITING_MAX = 10_000  # arrivals that may wait for a connection; more are failures of the generator
 LATE_SHARE_MAX = 0.01  # of the sends; more late ones and the figures are the generator's own
 CPU_MAX = 0.9  # cores; above it the one thread is full
+STOP = b"stop\n"
 
 
 class Connection(asyncio.Protocol):
@@ -105,6 +106,8 @@ class Load:
         self._connections = 0
         self._waiting: deque[int] = deque()
         self._due: dict[int, float] = {}  # not told yet, by number
+        self._woken_late: dict[int, float] = {}  # of those not told yet, by number; seconds
+        self._late_wakes = 0
         self._ended: dict[int, Outcome] = {}
         self._told = 0
         self._number = 0
@@ -168,6 +171,8 @@ class Load:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_ended.wait(), self._order.timeout_s + 2 * FLUSH_S)
         self._waiting.clear()
+        for task in self._tasks:  # what would still connect
+            task.cancel()
         for connection in [*self._busy.values(), *self._idle]:
             connection.close()
         for number in [number for number in self._due if number not in self._ended]:
@@ -176,6 +181,9 @@ class Load:
     def _arrive(self, at: float) -> None:
         number, self._number = self._number, self._number + 1
         self._due[number] = at
+        if (late := time.monotonic() - at) > LATE_S:
+            self._woken_late[number] = late
+            self._late_wakes += 1
         if self._idle:
             self._send(self._idle.pop(), number)
         elif len(self._waiting) >= WAITING_MAX:
@@ -239,7 +247,8 @@ class Load:
     def _end(self, number: int, status: int) -> None:
         due = self._due[number]
         latency = time.monotonic() - due
-        self._ended[number] = Outcome(round(due - self._began, 6), round(latency, 7), status)
+        late = round(self._woken_late.pop(number, 0.0), 7)
+        self._ended[number] = Outcome(round(due - self._began, 6), round(latency, 7), status, late)
         self._statuses[status] = self._statuses.get(status, 0) + 1
         if self.stopping.is_set() and len(self._ended) == len(self._due):
             self._all_ended.set()
@@ -280,15 +289,20 @@ class Load:
             cpu=round(cpu, 4),
             late_sends=self._late,
             latest_send_s=round(self._latest_s, 6),
+            late_wakes=self._late_wakes,
             connections=self._connections,
-            bottleneck=self._bottleneck(sent, cpu),
+            bottleneck=self._full(cpu) or self._mostly_late(sent),
+            full=self._full(cpu),
         )
 
-    def _bottleneck(self, sent: int, cpu: float) -> str | None:
+    def _full(self, cpu: float) -> str | None:
         if self._overrun:
             return f"{self._overrun} requests found {WAITING_MAX} waiting for a connection"
         if cpu > CPU_MAX:
             return f"the generator used {cpu:.2f} of one core"
+        return None
+
+    def _mostly_late(self, sent: int) -> str | None:
         if self._order.callers is None and self._late > LATE_SHARE_MAX * sent:
             return f"{self._late} of {sent} requests were sent more than {LATE_S * 1000:g} ms late"
         return None
@@ -315,23 +329,33 @@ async def _main(channel: Any) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=2**20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    order = LoadOrder.model_validate_json(await reader.readline())
 
     def tell(outcomes: list[Outcome]) -> None:
         channel.write(json.dumps({"outcomes": outcomes}).encode() + b"\n")
         channel.flush()
 
-    load = Load(order, tell)
+    while line := await _order(reader):
+        load = Load(LoadOrder.model_validate_json(line), tell)
+        listening = asyncio.create_task(_listen(reader, load))
+        report = await load.run()
+        listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening  # two may not read at once
+        channel.write(b'{"report":%b}\n' % report.model_dump_json().encode())
+        channel.flush()
 
-    async def listen() -> None:
-        await reader.readline()
-        load.stopping.set()
 
-    listening = asyncio.create_task(listen())
-    report = await load.run()
-    listening.cancel()
-    channel.write(b'{"report":%b}\n' % report.model_dump_json().encode())
-    channel.flush()
+async def _order(reader: asyncio.StreamReader) -> bytes:
+    """Return the next order, empty at the end; a stop that came after its load had ended is none."""
+    while (line := await reader.readline()) == STOP:
+        pass
+    return line
+
+
+async def _listen(reader: asyncio.StreamReader, load: Load) -> None:
+    """Stop the load when told to."""
+    await reader.readline()
+    load.stopping.set()
 
 
 def main(arguments: list[str]) -> None:

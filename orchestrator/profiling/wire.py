@@ -98,7 +98,7 @@ class LoadOrder(Line):
 
 
 class Outcome(NamedTuple):
-    """What became of one arrival; a list of three in JSON."""
+    """What became of one arrival; a list of its fields in JSON."""
 
     due_s: float
     """When it was due, in seconds from the start."""
@@ -106,6 +106,8 @@ class Outcome(NamedTuple):
     """From when it was due until its answer was complete."""
     status: int
     """Of HTTP; 0 for a failure."""
+    late_s: float = 0.0
+    """What of the latency is the generator's own: it woke so long after the request was due."""
 
 
 class LoadReport(Line):
@@ -126,6 +128,10 @@ class LoadReport(Line):
     late_sends: int
     """More than LATE_S after they were due."""
     latest_send_s: float
+    late_wakes: int = 0
+    """Of the late ones those that the generator itself was late for, not for want of a connection."""
     connections: int
     bottleneck: str | None = None
     """Why the figures are its own rather than the server's; None when they are not."""
+    full: str | None = None
+    """The same where it could do no more, which spoils all latencies; being late spoils those of the late."""
