@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from orchestrator.profiling.measurement import Profile
 
 
-def check(path: Path) -> None:
+def check(path: Path, example: str = "plan.html") -> None:
     """Raise OrchError where no file can be at the path."""
     if path.is_dir():
-        hint = f"name the file: --report {path / 'plan.html'}"
+        hint = f"name the file: --report {path / example}"
         raise OrchError(Kind.INVALID, "is a folder", where=str(path), hint=hint)
     if not path.parent.is_dir():
         raise OrchError(Kind.INVALID, "lies in a folder that is not there", where=str(path))
@@ -43,7 +43,7 @@ def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = (
     ]
     facts = machine_facts(found[0].assembled.facts.inventory) if found else ()
     title = f"Plan of {', '.join(step.name for step in found)}"
-    _put(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
+    put(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
     render.talk(f"wrote {path}")
 
 
@@ -84,7 +84,7 @@ def _told(
     return Planned(decision, model.slo, plan.cpus, profiles.of(plan, model, decision), name)
 
 
-def _put(path: Path, text: str) -> None:
+def put(path: Path, text: str) -> None:
     """Write a file by staging name, so that nobody ever sees half a page."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -57,6 +57,8 @@ class Drawing:
     """Rate of the proof and the percentile observed there."""
     series: tuple[Series, ...]
     ceiling_s: float
+    axis: str = ""
+    """What is drawn upwards; by default the latency at the percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +192,16 @@ def _grid(frame: Frame, drawing: Drawing) -> str:
     for value in ticks(frame.ceiling_s * factor, 5):
         y = frame.y(value / factor)
         parts.append(f'<path class="grid" d="M{frame.left} {y:.1f}H{frame.end}"/>')
-        parts.append(_text(frame.left - 8, y + 4, f"{value:g}", "soft", "end"))
+        parts.append(words(frame.left - 8, y + 4, f"{value:g}", "soft", "end"))
     for value in ticks(frame.most_per_s, 5 if frame.width < 500 else 9):
         x = frame.x(value)
         parts.append(f'<path class="axis" d="M{x:.1f} {frame.base}v5"/>')
-        parts.append(_text(x, frame.base + 5 + frame.font, f"{value:g}", "soft", "middle"))
+        parts.append(words(x, frame.base + 5 + frame.font, f"{value:g}", "soft", "middle"))
     parts.append(f'<path class="axis" d="M{frame.left} {frame.base}H{frame.end}"/>')
-    parts.append(_text(4, frame.top - 14, f"p{drawing.percentile:g} latency, {unit}", "soft", "start"))
-    parts.append(_text(frame.end, frame.height - 8, "arrival rate, requests per second", "soft", "end"))
+    parts.append(
+        words(4, frame.top - 14, f"{drawing.axis or f'p{drawing.percentile:g} latency'}, {unit}", "soft", "start")
+    )
+    parts.append(words(frame.end, frame.height - 8, "arrival rate, requests per second", "soft", "end"))
     return "\n".join(parts)
 
 
@@ -208,7 +212,7 @@ def _lines(frame: Frame, drawing: Drawing, room: _Room) -> str:
         y = frame.y(drawing.slo_s)
         parts.append(f'<path class="slo" stroke-width="2" d="M{frame.left} {y:.1f}H{frame.end}"/>')
         says = f"SLO {duration(drawing.slo_s)}" + (", missed above" if frame.names else "")
-        parts.append(_text(frame.left + 8, y - 7, says, "slo-text halo", "start"))
+        parts.append(words(frame.left + 8, y - 7, says, "slo-text halo", "start"))
         room.boxes.append(room.box(frame.left + 8, y - 7, says, "start"))
         room.dots += [(float(x), y) for x in range(frame.left, frame.end, 6)]
     if drawing.asked_per_s:
@@ -221,7 +225,7 @@ def _lines(frame: Frame, drawing: Drawing, room: _Room) -> str:
         anchor = "end" if beyond or x > frame.end - 90 else "middle"
         if x < frame.left + 12 * frame.font:  # beside the name of the axis
             x, anchor = max(x, frame.left + 7.0 * frame.font), "start"
-        parts.append(_text(x, frame.top - 14, says + (" \N{RIGHTWARDS ARROW}" if beyond else ""), "", anchor))
+        parts.append(words(x, frame.top - 14, says + (" \N{RIGHTWARDS ARROW}" if beyond else ""), "", anchor))
     return "\n".join(parts)
 
 
@@ -296,7 +300,7 @@ def _arm(
         f'<a href="#{escape(series.target)}" aria-label="{escape(says)}"><title>{escape(says)}</title>',
         f'<circle class="ring" cx="{mark[0]:.1f}" cy="{mark[1]:.1f}" r="11"/>',
         shape(series.number, *mark, 6.5 if series.number == 0 else 5.5),
-        _text(x, y, label, "name", anchor),
+        words(x, y, label, "name", anchor),
         "</a></g>",
     ]
     return "\n".join(part for part in parts if part)
@@ -352,9 +356,10 @@ def _seen(frame: Frame, drawing: Drawing, room: _Room) -> str:
     room.boxes.append((x - 7, y - 7, x + 7, y + 7))
     left, base, anchor = _place(room, [(x, y)], (x, y), shown)
     cross = f'<path class="seen" d="M{x - 6:.1f} {y - 6:.1f}l12 12m0 -12l-12 12"><title>{escape(says)}</title></path>'
-    return cross + _text(left, base, shown, "halo", anchor)
+    return cross + words(left, base, shown, "halo", anchor)
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+def words(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+    """Return a text whose baseline begins, ends or is centred at the point."""
     named = f' class="{kind}"' if kind else ""
     return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

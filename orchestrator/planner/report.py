@@ -13,8 +13,8 @@ from orchestrator.planner.curve import Point, curve
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.evidence import busy_blocks
 from orchestrator.planner.explain import duration, explain, figure, interval, observed_s, rate
+from orchestrator.planner.page import cell, facts, figures, listed, page, table
 from orchestrator.planner.plan import ModelPlan, SloPlan
-from orchestrator.planner.report_style import style
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
 from orchestrator.units import format_size
 
@@ -30,8 +30,6 @@ _FOOT = (
     "Predicted figures come from simulating the pool's scheduler with measured service times; observed ones from an"
     " open-loop run, with latency counted from the scheduled arrival."
 )
-# Nothing is loaded and no script runs, whatever a name in the page holds.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,8 @@ class _Row:
     per_s: float | None
 
 
-def report_html(models: Sequence[Planned | ByRule], facts: Sequence[tuple[str, str]], *, title: str, date: str) -> str:
-    """Return the page. `facts` tell of the machine (see `machine_facts`); `date` is printed as it is.
+def report_html(models: Sequence[Planned | ByRule], host: Sequence[tuple[str, str]], *, title: str, date: str) -> str:
+    """Return the page. `host` tells of the machine (see `machine_facts`); `date` is printed as it is.
 
     Same input, same bytes. Takes about a second however many arms there are.
     """
@@ -88,21 +86,9 @@ def report_html(models: Sequence[Planned | ByRule], facts: Sequence[tuple[str, s
         _section(f"model-{number}", model, arms) if isinstance(model, Planned) else _by_rule(f"model-{number}", model)
         for number, model in enumerate(models, 1)
     ]
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>",
-            f'<header><h1>{escape(title)}</h1>\n<p class="sub">Made by orch plan, {escape(date)}</p></header>\n<main>',
-            _overview(models) if len(models) > 1 else "",
-            *sections,
-            f'<section aria-labelledby="machine"><h2 id="machine">The machine</h2>\n{_facts(facts, "wide")}</section>',
-            f"</main>\n<footer><p>{_FOOT}</p></footer>",
-            "</body>\n</html>\n",
-        ]
-    )
+    machine = f'<section aria-labelledby="machine"><h2 id="machine">The machine</h2>\n{facts(host, "wide")}</section>'
+    overview = _overview(models) if len(models) > 1 else ""
+    return page(title, f"Made by orch plan, {date}", [overview, *sections, machine], _FOOT)
 
 
 def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
@@ -110,7 +96,7 @@ def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
     host = inventory.host
     quota = "none" if host.quota_cpus is None else f"{host.quota_cpus:g} CPUs (cgroup {host.cgroup})"
     limit = f", of which {format_size(host.memory_limit_bytes)} may be used" if host.memory_limit_bytes else ""
-    facts = [
+    rows = [
         ("Host", host.name),
         ("Processor", host.cpu),
         ("Instruction sets", ", ".join(host.isa)),
@@ -121,13 +107,13 @@ def machine_facts(inventory: Inventory) -> tuple[tuple[str, str], ...]:
         ("OpenVINO", inventory.openvino),
         *((f"Device {device.name}", device.full_name) for device in inventory.devices),
     ]
-    return tuple((label, text) for label, text in facts if text)
+    return tuple((label, text) for label, text in rows if text)
 
 
 def _overview(models: Sequence[Planned | ByRule]) -> str:
     heads = ("Model", "Verdict", "Chosen", "Asked", "Capacity")
     rows = "\n".join(_overview_row(number, model, heads) for number, model in enumerate(models, 1))
-    return f'<nav class="overview" aria-label="Models">{_table("All models", heads, rows)}</nav>'
+    return f'<nav class="overview" aria-label="Models">{table("All models", heads, rows)}</nav>'
 
 
 def _overview_row(number: int, model: Planned | ByRule, heads: Sequence[str]) -> str:
@@ -138,7 +124,7 @@ def _overview_row(number: int, model: Planned | ByRule, heads: Sequence[str]) ->
     else:
         cells = (_BY_RULE, escape(_expression(model.model)), escape(_asked(model.model.slo)), "not predicted")
     head = f'<th role="rowheader" scope="row"><a href="#model-{number}">{escape(model.called)}</a></th>'
-    return f'<tr role="row">{head}{"".join(map(_cell, heads[1:], cells))}</tr>'
+    return f'<tr role="row">{head}{"".join(map(cell, heads[1:], cells))}</tr>'
 
 
 def _by_rule(ident: str, planned: ByRule) -> str:
@@ -150,8 +136,8 @@ def _by_rule(ident: str, planned: ByRule) -> str:
             f'<section aria-labelledby="{ident}">',
             f'<div class="head"><h2 id="{ident}">{escape(planned.called)}</h2>{_BY_RULE}</div>',
             "<p>Nothing was measured of this model: its latency and capacity here are unknown.</p>",
-            f"<h3>Why</h3>\n{_list((*why, *model.warnings))}",
-            f"<h3>Properties</h3>\n{_facts(_planned_facts(model), 'wide')}",
+            f"<h3>Why</h3>\n{listed((*why, *model.warnings))}",
+            f"<h3>Properties</h3>\n{facts(_planned_facts(model), 'wide')}",
             "</section>",
         ]
     )
@@ -162,16 +148,12 @@ def _expression(model: ModelPlan) -> str:
 
 
 def _planned_facts(model: ModelPlan) -> list[tuple[str, str]]:
-    facts = [("Device", model.device), ("Batch", str(model.batch)), *sorted(model.properties.items())]
-    return facts + [
+    rows = [("Device", model.device), ("Batch", str(model.batch)), *sorted(model.properties.items())]
+    return rows + [
         (f"{device}: {key}", value)
         for device, properties in sorted(model.device_properties.items())
         for key, value in sorted(properties.items())
     ]
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return f'<ul class="why">{"".join(f"<li>{escape(each)}</li>" for each in sentences)}</ul>'
 
 
 def _asked(slo: SloPlan | None) -> str:
@@ -200,12 +182,12 @@ def _section(ident: str, model: Planned, arms: int) -> str:
         f'<section aria-labelledby="{ident}">',
         f'<div class="head"><h2 id="{ident}">{escape(model.called)}</h2>{_badge(decision.verdict)}</div>',
         _headline(model),
-        f"<h3>Why</h3>\n{_list(sentences)}",
+        f"<h3>Why</h3>\n{listed(sentences)}",
         _figure(ident, model, rows),
         "<h3>Arms</h3>",
         _arms_table(model, rows),
         _proof(decision.proof, model.slo),
-        f"<h3>What OpenVINO made of it</h3>\n{_facts(_read_back(decision), 'wide')}",
+        f"<h3>What OpenVINO made of it</h3>\n{facts(_read_back(decision), 'wide')}",
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
@@ -217,18 +199,14 @@ def _headline(model: Planned) -> str:
     known = capacity is not None and capacity.per_s > 0
     asked = model.slo.rate_per_s if model.slo else None
     spread = f"{figure(capacity.low_per_s)} to {figure(capacity.high_per_s)}, predicted" if capacity and known else ""
-    figures = [
+    told = [
         ("Chosen arm", decision.arm.name, f"on {decision.arm.device}"),
         ("Asked for", rate(asked) if asked else "no rate", _slo_text(model.slo)),
         ("Capacity", rate(capacity.per_s) if capacity and known else "none" if capacity else "not predicted", spread),
     ]
     if decision.floor_s is not None:
-        figures.append(("Floor", duration(decision.floor_s), "lowest latency without load"))
-    items = "".join(
-        f"<div><dt>{label}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
-        for label, value, note in figures
-    )
-    return f'<dl class="figures">{items}</dl>'
+        told.append(("Floor", duration(decision.floor_s), "lowest latency without load"))
+    return figures(told)
 
 
 def _slo_text(slo: SloPlan | None) -> str:
@@ -350,21 +328,7 @@ def _arms_table(model: Planned, rows: Sequence[_Row]) -> str:
     if asked and most:
         most = max(most, min(asked, 2.5 * most))
     heads = ("Arm", "Capacity within the SLO", "Service p50 / p99", "Throughput, rows", "Outcome", "Properties")
-    return _table("Every arm that was considered", heads, "\n".join(_arm_row(row, most, asked) for row in rows))
-
-
-def _table(caption: str, heads: Sequence[str], rows: str) -> str:
-    """Return a table that becomes a list of cards where it is narrow; the roles keep it a table for screen readers."""
-    cells = "".join(f'<th role="columnheader" scope="col">{escape(head)}</th>' for head in heads)
-    return (
-        f'<table role="table" class="stack"><caption>{escape(caption)}</caption>\n'
-        f'<thead role="rowgroup"><tr role="row">{cells}</tr></thead>\n<tbody role="rowgroup">\n{rows}\n</tbody></table>'
-    )
-
-
-def _cell(label: str, content: str, kind: str = "") -> str:
-    named = f' class="{kind}"' if kind else ""
-    return f'<td role="cell"{named} data-label="{escape(label)}"><div>{content}</div></td>'
+    return table("Every arm that was considered", heads, "\n".join(_arm_row(row, most, asked) for row in rows))
 
 
 def _arm_row(row: _Row, most: float, asked: float | None) -> str:
@@ -374,11 +338,11 @@ def _arm_row(row: _Row, most: float, asked: float | None) -> str:
     key = f'<svg class="key" viewBox="0 0 18 18" aria-hidden="true">{shape(row.series.number, 9, 9)}</svg>'
     times = _known(row.service_s) + " / " + _known(row.service_p99_s)
     cells = [
-        _cell("Capacity", _capacity_cell(row.series.capacity, most, asked)),
-        _cell("Service p50 / p99", times if row.service_s or row.service_p99_s else "not measured", "times"),
-        _cell("Throughput", rate(row.per_s) if row.per_s else "not measured"),
-        _cell("Outcome", escape(row.reason)),
-        _cell("Properties", _properties(row.arm), "properties"),
+        cell("Capacity", _capacity_cell(row.series.capacity, most, asked)),
+        cell("Service p50 / p99", times if row.service_s or row.service_p99_s else "not measured", "times"),
+        cell("Throughput", rate(row.per_s) if row.per_s else "not measured"),
+        cell("Outcome", escape(row.reason)),
+        cell("Properties", _properties(row.arm), "properties"),
     ]
     named = f'<span class="letter">{key}{row.series.letter}</span> {escape(row.arm.name)}'
     head = f'<th role="rowheader" scope="row">{named}{pick}</th>'
@@ -422,7 +386,7 @@ def _proof(proof: Proof | None, slo: SloPlan | None) -> str:
         for percentile in sorted({50.0, 95.0, slo.percentile if slo else PERCENTILE})
         if (seen := observed_s(proof, percentile)) is not None
     ]
-    facts = [
+    rows = [
         ("Verdict", proof.verdict),
         ("Arrival rate", rate(proof.rate_per_s)),
         ("Arrivals", f"{proof.arrivals}, seed {proof.seed}"),
@@ -439,12 +403,12 @@ def _proof(proof: Proof | None, slo: SloPlan | None) -> str:
         ("Date", proof.date),
     ]
     said = f"<p>{escape(proof.reason)}</p>\n" if proof.reason else ""
-    return f"<h3>Proof</h3>\n{said}{_facts([each for each in facts if each[1]])}"
+    return f"<h3>Proof</h3>\n{said}{facts([each for each in rows if each[1]])}"
 
 
 def _read_back(decision: Decision) -> tuple[tuple[str, str], ...]:
     actual = decision.actual
-    facts = [
+    rows = [
         ("Runs on", ", ".join(actual.execution_devices)),
         ("Streams", "" if actual.streams is None else str(actual.streams)),
         ("Threads", "" if actual.threads is None else str(actual.threads)),
@@ -452,9 +416,4 @@ def _read_back(decision: Decision) -> tuple[tuple[str, str], ...]:
         *sorted(actual.properties.items()),
         ("Model SHA-256", decision.model_sha256),
     ]
-    return tuple((label, text) for label, text in facts if text)
-
-
-def _facts(facts: Sequence[tuple[str, str]], kind: str = "") -> str:
-    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>" for label, text in facts)
-    return f'<dl class="facts {kind}">{items}</dl>'
+    return tuple((label, text) for label, text in rows if text)
