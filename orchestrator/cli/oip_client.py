@@ -38,11 +38,8 @@ class Client:
 
     def infer(self, model: str, request: Message) -> Message:
         """Return the answer to an inference request; raise OrchError with the server's words."""
-        header = json.dumps(request.header).encode()
-        headers = {"Content-Type": "application/json"}
-        if request.binary:
-            headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
-        return self._exchange("POST", _path(model) + "/infer", header + request.binary, headers, wanted="outputs")
+        body, headers = encoded(request)
+        return self._exchange("POST", _path(model) + "/infer", body, headers, wanted="outputs")
 
     def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str], *, wanted: str) -> Message:
         if self._token is not None:
@@ -72,6 +69,14 @@ class Client:
             hint = "give the address of an Open Inference Protocol endpoint; orch status -o wide shows them"
             raise OrchError(Kind.FAILED, what, where=self._url.geturl(), hint=hint)
         return message
+
+
+def encoded(request: Message) -> tuple[bytes, dict[str, str]]:
+    """Return the body of an inference request and the headers that tell how to read it."""
+    header = json.dumps(request.header).encode()
+    if not request.binary:
+        return header, {"Content-Type": "application/json"}
+    return header + request.binary, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
 
 
 def _address(url: str) -> urllib.parse.SplitResult:
