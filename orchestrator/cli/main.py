@@ -26,6 +26,7 @@ COMMANDS = {
     "describe": "status_commands",
     "events": "status_commands",
     "logs": "status_commands",
+    "bench": "bench_command",
     "infer": "infer_command",
     "delete": "apply_commands",
     "run": "process_commands",

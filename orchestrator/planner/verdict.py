@@ -112,6 +112,18 @@ def step(test: Test, state: State, outcome: Outcome) -> State:
     )
 
 
+def hits(test: Test, state: State, block: int, count: int) -> State:
+    """Return what is known after `count` more requests of a block, all of them in time: as so many steps, but cheap."""
+    gain = count * _hit(test)
+    return replace(
+        state,
+        answered=state.answered + count,
+        blocks=state.blocks | {block},
+        for_accepting=state.for_accepting + gain,
+        for_rejecting=state.for_rejecting + gain,
+    )
+
+
 def verdict(test: Test, state: State) -> Verdict | None:
     """Return verified or rejected as soon as it is sure enough, None while it is not."""
     evidence = state.for_rejecting / test.reject_at
