@@ -16,6 +16,7 @@ class Kind(enum.Enum):
     UNSUPPORTED = "unsupported"  # this machine, device or version cannot do it
     UNAVAILABLE = "unavailable"  # it exists but does not answer: agent not running, model not ready
     OVERLOADED = "overloaded"  # refused now, may be tried again later
+    QUOTA = "quota"  # this caller has had its share; others are served
     DEADLINE = "deadline"  # it took, or would take, longer than allowed
     CANCELLED = "cancelled"  # the caller went away
     TOO_LARGE = "too-large"  # over a stated limit
@@ -47,10 +48,13 @@ class OrchError(Exception):
         where: str | None = None,
         hint: str | None = None,
         retry_after_s: float | None = None,
+        code: str | None = None,
     ) -> None:
         self.kind = kind
         self.problems = (Problem(what, where, hint),) if isinstance(what, str) else tuple(what)
         self.retry_after_s = retry_after_s
+        self.code = code or kind.name
+        """For programs: why, more exactly than the kind, in capital letters."""
         super().__init__("; ".join(str(problem) for problem in self.problems))
 
 

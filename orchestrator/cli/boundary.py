@@ -21,6 +21,7 @@ EXIT_CODES: Mapping[Kind, int] = {
     Kind.UNSUPPORTED: NO,
     Kind.UNAVAILABLE: NO,
     Kind.OVERLOADED: NO,
+    Kind.QUOTA: NO,
     Kind.DEADLINE: NO,
     Kind.CANCELLED: NO,
     Kind.TOO_LARGE: NO,
