@@ -59,10 +59,10 @@ SUBJECTS: Final = {
     "detector": grid.Subject("detector", "detector"),
 }
 CASES: Final[Mapping[str, Sequence[Role]]] = {
-    "two": (Role("resnet50", 0.12, 2.1, "critical"), Role("bert_1024", 0.65, 12.0)),
+    "two": (Role("resnet50", 0.12, 3.1, "critical"), Role("bert_1024", 0.75, 14.0)),
     "three": (
-        Role("resnet50", 0.1, 2.2, "critical"),
-        Role("bert_1024", 0.55, 14.0),
+        Role("resnet50", 0.1, 3.2, "critical"),
+        Role("bert_1024", 0.6, 16.0),
         Role("detector", 0.1, 12.0, "sheddable"),
     ),
 }

@@ -27,7 +27,7 @@ from orchestrator.planner.steps import Verify
 from orchestrator.planner.verdict import State, Test
 from orchestrator.profiling.children import LoadChild, environment
 from orchestrator.profiling.host_counters import between, snapshot
-from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Host, Proof
+from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Host, Proof, Verdict
 from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 
 START_TIMEOUT_S = 180.0  # until the worker serves: it compiles
@@ -40,6 +40,7 @@ TAINTED_AGAIN_MAX = 2  # blocks that are run again because somebody else used th
 BLOCK_LEAST_S = 1.0  # a queue that grows must have the time to
 BLOCK_TIME_FACTOR = 3.0  # of what a block should take: a schedule of few requests varies
 LOAD_START_S = 1.0  # of the generator's process
+GENERATOR = "the load generator could not keep up"
 Progress = Callable[[str], None]
 Cancelled = Callable[[], bool]
 
@@ -64,6 +65,8 @@ class Seen:
     """What was seen so far."""
 
     state: State = field(default_factory=State)
+    excused: State = field(default_factory=State)
+    """The same requests without what the generator itself was late."""
     answered: int = 0
     refused: int = 0
     latency_s: list[float] = field(default_factory=list)
@@ -248,24 +251,24 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
         left = step.seconds - (time.monotonic() - began)
         if left <= 0:
             return "the budget is spent"
-        before = seen.state
+        before = seen.state, seen.excused
         kept = (seen.answered, seen.refused, len(seen.latency_s))
         order = load_order(step, server, base, block, left)
         host, report = _block(step, stage, server, order, Clock(block, time.monotonic() - began), seen)
-        if report.bottleneck is not None and not host.tainted():  # beside others it is late for their sake, as all are
+        if report.full is not None:
             seen.reports.append(report)
-            return f"the load generator could not keep up ({report.bottleneck})"
+            return f"{GENERATOR} ({report.full})"
         enough = step.seconds - (time.monotonic() - began) > 2 * verdicts.BLOCKS * report.seconds
         if host.tainted() and enough and seen.again < TAINTED_AGAIN_MAX:
             # Run again whatever it showed, so that which blocks count does not depend on how they went.
             seen.again += 1
-            seen.state, seen.answered, seen.refused = before, kept[0], kept[1]
+            (seen.state, seen.excused), seen.answered, seen.refused = before, kept[0], kept[1]
             del seen.latency_s[kept[2] :]
         else:
             seen.reports.append(report)
             seen.hosts.append(host)
             stage.progress(_told(step, seen))
-        if verdicts.verdict(step.test, seen.state) is not None:
+        if verdict(step.test, seen) is not None:
             return "decided"
         block += 1
         pause(step.gap_s, stage.cancelled)
@@ -325,7 +328,7 @@ def _block(
                 return between(before, snapshot(stage.allowed, own)), said
             for outcome in said:
                 note(step.test, step.need.latency_s, outcome, clock, seen)
-            if not stopped and verdicts.verdict(step.test, seen.state) is not None:
+            if not stopped and verdict(step.test, seen) is not None:
                 child.stop()
                 stopped = True
     raise AssertionError("the report comes last")
@@ -333,10 +336,11 @@ def _block(
 
 def note(test: Test, latency_s: float, outcome: Outcome, clock: Clock, seen: Seen) -> None:
     """Note what became of one request."""
+    at_s = clock.since_s + outcome.due_s
     missed = outcome.status != 200 or outcome.latency_s > latency_s
-    seen.state = verdicts.step(
-        test, seen.state, verdicts.Outcome(clock.since_s + outcome.due_s, clock.number, missed=missed)
-    )
+    seen.state = verdicts.step(test, seen.state, verdicts.Outcome(at_s, clock.number, missed=missed))
+    missed = outcome.status != 200 or outcome.latency_s - outcome.late_s > latency_s
+    seen.excused = verdicts.step(test, seen.excused, verdicts.Outcome(at_s, clock.number, missed=missed))
     if outcome.status == 200:
         seen.answered += 1
         seen.latency_s.append(outcome.latency_s)
@@ -344,11 +348,24 @@ def note(test: Test, latency_s: float, outcome: Outcome, clock: Clock, seen: See
         seen.refused += 1
 
 
+def verdict(test: Test, seen: Seen) -> Verdict | None:
+    """Return the verdict, None while there is none.
+
+    The generator shares the machine, so that it may be late itself. A yes that counts its lateness against the server
+    is a yes; a no has to be one without.
+    """
+    found = verdicts.verdict(test, seen.state)
+    return None if found == "rejected" and verdicts.verdict(test, seen.excused) != found else found
+
+
 def the_proof(step: Verify, seen: Seen, stopped: str) -> Proof:
     """Return the proof of what was seen until the load was stopped for that reason."""
     found, reason = verdicts.close(step.test, seen.state, stopped)
-    if stopped.startswith("the load generator"):
+    if stopped.startswith(GENERATOR):
         found, reason = "unverified", stopped
+    elif found != verdict(step.test, seen) and found == "rejected":
+        late = sum(report.late_wakes for report in seen.reports)
+        found, reason = "unverified", f"{GENERATOR} ({late} of {seen.state.answered} requests were sent late): {reason}"
     host = _mean(seen.hosts)
     if found != "verified" and host.tainted():
         reason += f"; {_disturbed(host)}"

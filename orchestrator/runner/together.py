@@ -23,6 +23,7 @@ from orchestrator.profiling.measurement import Host, Proof
 from orchestrator.profiling.wire import LoadOrder, LoadReport
 from orchestrator.runner.proof import (
     BLOCK_LEAST_S,
+    GENERATOR,
     LOAD_START_S,
     TAINTED_AGAIN_MAX,
     Clock,
@@ -36,6 +37,7 @@ from orchestrator.runner.proof import (
     pause,
     served,
     the_proof,
+    verdict,
 )
 
 
@@ -101,9 +103,9 @@ class _Run:
                 return "the budget is spent"
             before = copy.deepcopy(self.seen)
             host, reports = self.block(number, length, spent)
-            bottleneck = next((report.bottleneck for report in reports.values() if report.bottleneck), None)
-            if bottleneck is not None and not host.tainted():
-                return f"the load generator could not keep up ({bottleneck})"
+            full = next((report.full for report in reports.values() if report.full), None)
+            if full is not None:
+                return f"{GENERATOR} ({full})"
             left = seconds - (time.monotonic() - began)
             if host.tainted() and again < TAINTED_AGAIN_MAX and left > verdicts.BLOCKS * (length + LOAD_START_S):
                 self.seen = before  # whatever it showed, so that which blocks count does not depend on how they went
@@ -113,7 +115,7 @@ class _Run:
                     seen.hosts.append(host)
                     seen.reports.append(reports[name])
                 self.stage.progress(self._told())
-            found = [verdicts.verdict(step.test, self.seen[name].state) for name, step in self.steps.items()]
+            found = [verdict(step.test, self.seen[name]) for name, step in self.steps.items()]
             if "rejected" in found or all(found):
                 return "decided" if all(found) else "a neighbour was rejected"
             number += 1
@@ -121,9 +123,7 @@ class _Run:
 
     def _block_s(self) -> float:
         """Return the length of a block that has enough requests of every model that is still undecided."""
-        undecided = [
-            step for name, step in self.steps.items() if verdicts.verdict(step.test, self.seen[name].state) is None
-        ]
+        undecided = [step for name, step in self.steps.items() if verdict(step.test, self.seen[name]) is None]
         return max(BLOCK_LEAST_S, *(1.1 * step.test.block / step.rate_per_s for step in undecided), 0.0)
 
     def block(self, number: int, seconds: float, since_s: float) -> tuple[Host, dict[str, LoadReport]]:
@@ -162,7 +162,7 @@ class _Run:
             if isinstance(said, LoadReport):
                 return said
             for outcome in said:
-                if self.to_the_end or verdicts.verdict(step.test, seen.state) is None:
+                if self.to_the_end or verdict(step.test, seen) is None:
                     note(step.test, step.need.latency_s, outcome, clock, seen)
         raise OrchError(Kind.FAILED, "the load generator ended without a report", where=name)
 
