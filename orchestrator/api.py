@@ -238,6 +238,7 @@ class Deployment:
 
     def _watch(self) -> None:
         while not self._stopped.wait(STEP_S):
+            self._monitor.read_host()
             self._monitor.step()
 
     def __getitem__(self, name: str) -> Model:

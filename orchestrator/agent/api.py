@@ -18,12 +18,14 @@ from orchestrator.agent.store import DeploymentRecord, Store
 from orchestrator.agent.supervisor import Supervisor, gone
 from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import admin
 from orchestrator.serving.admin import Method, Progress
 
 PROGRESS_MAX = 1000  # lines that wait for a caller who does not read; further ones are dropped
 DESCRIBE_EVENTS = 50
 EVENTS_DEFAULT = 200
 ADOPTED_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
+BENCHED_TIMEOUT_S = 5.0  # for a worker to take a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Api:
             "delete": self._delete,
             "plans": self._plans,
             "stop": self._stop,
+            "benched": self._benched,
         }
 
     async def _version(self, _params: Json, _progress: Progress) -> Json:
@@ -152,6 +155,16 @@ class Api:
         names = params.get("names")
         records = [record for record in self.store.deployments() if names is None or record.name in names]
         return {record.name: record.applied.model_dump(mode="json") for record in records if record.applied is not None}
+
+    async def _benched(self, params: Json, _progress: Progress) -> Json:
+        """Tell the worker what capacity a bench found: `name` of the deployment, `model`, `capacity_per_s`."""
+        record = self._record(params)
+        worker = self.supervisor.unit(record.name).worker
+        if worker is None:
+            raise OrchError(Kind.UNAVAILABLE, "no worker runs", where=record.name)
+        told = {"model": params.get("model"), "capacity_per_s": params.get("capacity_per_s")}
+        await admin.acall(worker.paths.control, "benched", told, timeout_s=BENCHED_TIMEOUT_S)
+        return {"ok": True}
 
     async def _stop(self, params: Json, _progress: Progress) -> Json:
         workers = bool(params.get("workers", False))

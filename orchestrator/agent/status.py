@@ -111,7 +111,9 @@ def _unplanned(model: ModelSpec) -> Json:
         else {"latency_ms": slo.latency * 1e3, "percentile": slo.percentile, "rate_per_s": slo.rate},
         "observed": None,
         "saturation": None,
+        "drift": None,
         "capacity_per_s": None,
+        "capacity_from": None,
         "headroom_per_s": None,
         "reasons": [],
         "message": None,
@@ -133,6 +135,14 @@ def sync(record: DeploymentRecord, worker: WorkerView) -> Sync:
 
 
 BROKEN = frozenset({"Failed", "Failing", "Degraded"})
+SLOWED_BY = {
+    "host": "other processes of the host",
+    "steal": "the hypervisor",
+    "throttling": "the CPU quota",
+    "neighbour": "another model of the deployment",
+    "input": "larger inputs",
+    "model": "something that is not seen on the host",
+}
 
 
 def judge(revision: Revision | None, worker: WorkerView) -> Verdict:
@@ -187,7 +197,21 @@ def conditions(record: DeploymentRecord, verdict: Verdict, worker: WorkerView, n
         ("Degraded", str(verdict.health == "Degraded")),
     )
     before = {condition["type"]: condition for condition in record.conditions}
-    return [_condition(kind, value, verdict, before.get(kind), record.generation, now) for kind, value in wanted]
+    told = [_condition(kind, value, verdict, before.get(kind), record.generation, now) for kind, value in wanted]
+    drifted, slow = _drifted(worker)
+    return [*told, _condition("Drifted", drifted, slow, before.get("Drifted"), record.generation, now)]
+
+
+def _drifted(worker: WorkerView) -> tuple[str, Verdict]:
+    """Tell whether inferences are slower than they should be, by whom; without numbers, which change all the time."""
+    if worker.answer is None:
+        return "Unknown", Verdict("Healthy", "NoAnswer", "no worker tells")
+    drifts = {model["name"]: model.get("drift") or {} for model in worker.answer["models"]}
+    slow = {name: SLOWED_BY.get(drift["origin"], "unknown") for name, drift in drifts.items() if drift.get("drifted")}
+    if slow:
+        message = "; ".join(f"{name} is slowed down by {origin}" for name, origin in slow.items())
+        return "True", Verdict("Healthy", "InferenceSlow", message)
+    return "False", Verdict("Healthy", "NotSlow", "no model is known to be slower than it should be")
 
 
 def _condition(kind: str, value: str, verdict: Verdict, before: Json | None, generation: int, now: float) -> Json:
@@ -236,7 +260,9 @@ def absent(model: ModelPlan, worker: WorkerView) -> Json:
         else {"latency_ms": slo.latency_s * 1e3, "percentile": slo.percentile, "rate_per_s": slo.rate_per_s},
         "observed": None,
         "saturation": None,
+        "drift": None,
         "capacity_per_s": model.capacity_per_s,
+        "capacity_from": None if model.capacity_per_s is None else "plan",
         "headroom_per_s": None,
         "reasons": [reason.model_dump() for reason in model.reasons],
         "message": None,

@@ -35,6 +35,7 @@ _VERDICTS = {
     "unverified": "predicted, not proven by an open-loop run",
 }
 TELLING = ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS")
+UNMEASURED = "unknown, and so is the headroom: plan with an slo and planning.mode measure, or run orch bench"
 
 
 def describe_text(answer: Json, where: Screen, now: datetime) -> str:
@@ -224,7 +225,21 @@ def _load(model: Json) -> Iterator[str]:
         terms = ", ".join(f"{key} {percent_full(value)}" for key, value in (saturation.get("terms") or {}).items())
         text = f"{_fullness(saturation['value'], saturation.get('state') or '')}: {saturation.get('cause') or NONE}"
         yield _fact("saturation", text + (f" ({terms})" if terms else ""), 4)
+    if saturation.get("advice"):
+        yield _fact("advice", saturation["advice"], 4)
+    yield from _speed(model.get("drift") or {}, told=saturation.get("advice"))
     yield from _capacity(model)
+
+
+def _speed(drift: Json, told: str | None) -> Iterator[str]:
+    """Yield how long an inference takes against how long it should, where both are known."""
+    if drift.get("ratio") is None:
+        return
+    source = "planned" if drift.get("expected_from") == "plan" else "in its first steady minute"
+    times = f"{milliseconds(drift.get('observed_ms'))} now, {milliseconds(drift.get('expected_ms'))} {source}"
+    yield _fact("inference", f"{times}: {drift['ratio']:.2f} times{', drifted' if drift.get('drifted') else ''}", 4)
+    if drift.get("advice") and drift["advice"] != told:
+        yield _fact("advice", drift["advice"], 4)
 
 
 def _fullness(value: float, state: str) -> str:
@@ -238,11 +253,16 @@ def _capacity(model: Json) -> Iterator[str]:
     plan = model.get("plan") or {}
     if plan.get("verdict"):
         yield _fact("verdict", f"{plan['verdict']}: {_VERDICTS.get(plan['verdict'], '')}", 4)
-    if model.get("capacity_per_s") is not None:
-        low, high = plan.get("capacity_interval_per_s") or (None, None)
-        interval = "" if low is None else f" ({rate_text(low)} to {rate_text(high)})"
-        headroom = rate_text(model.get("headroom_per_s"))
-        yield _fact("capacity", f"{rate_text(model['capacity_per_s'])}{interval}, headroom {headroom}", 4)
+    if model.get("capacity_per_s") is None:
+        if model.get("observed"):
+            yield _fact("capacity", UNMEASURED, 4)
+        return
+    low, high = plan.get("capacity_interval_per_s") or (None, None)
+    benched = model.get("capacity_from") == "bench"
+    interval = "" if low is None or benched else f" ({rate_text(low)} to {rate_text(high)})"
+    source = "by orch bench" if benched else "planned"
+    headroom = rate_text(model.get("headroom_per_s"))
+    yield _fact("capacity", f"{rate_text(model['capacity_per_s'])} {source}{interval}, headroom {headroom}", 4)
 
 
 def _properties(plan: Json, planned: Json) -> Table:

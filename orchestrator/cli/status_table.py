@@ -47,6 +47,19 @@ PERCENT_MAX = 999  # the figure ends at ten times full
 # Where the figure bears the state out: a state ends below 0.8 of what it begins at. Refusing is not a question of it.
 _RANGES = {"OK": (0.0, 0.7), "BUSY": (0.56, 1.0), "SATURATED": (0.8, inf), "OVERLOADED": (0.0, inf)}
 _PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 100.0))
+UNKNOWN = "unknown"
+FULL = frozenset({"SATURATED", "OVERLOADED"})
+# What stands for a cause where it is not the load itself, as the agent's conditions have it.
+ORIGINS = {
+    "host": "other processes",
+    "steal": "hypervisor",
+    "throttling": "CPU quota",
+    "neighbour": "another model",
+    "input": "larger inputs",
+    "model": "slow, unknown why",
+    "bursts": "bursts",
+    "slo": "inference time against the SLO",
+}
 
 
 def status_table(items: Sequence[Json], now: datetime) -> Table:
@@ -64,7 +77,7 @@ def _notes(item: Json) -> Iterator[str]:
 
 def _reason(item: Json, model: Json) -> str:
     """Return why the model, or else its deployment, is not as it should be; empty where all is well."""
-    own = model.get("message") or model.get("degraded")
+    own = model.get("message") or model.get("degraded") or _trouble(model)
     if own:
         return str(own)
     if item["health"] in {"Healthy", "Suspended"}:
@@ -72,6 +85,30 @@ def _reason(item: Json, model: Json) -> str:
     conditions = {each["type"]: each for each in item.get("conditions") or ()}
     telling = next((each for each in conditions.values() if each["type"] != "Ready" and each["status"] == "True"), None)
     return str((telling or conditions.get("Ready") or {}).get("message") or "")
+
+
+def _trouble(model: Json) -> str:
+    """Return what to do about a pool that is full or slow; empty where whoever is on call can sleep."""
+    saturation, drift = model.get("saturation") or {}, model.get("drift") or {}
+    if saturation.get("state") in FULL and saturation.get("advice"):
+        return str(saturation["advice"])
+    return str(drift.get("advice") or "") if drift.get("drifted") else ""
+
+
+def _cause(model: Json) -> str:
+    """Return the largest term, or who slows the inferences down where that is why."""
+    saturation, drift = model.get("saturation") or {}, model.get("drift") or {}
+    origin = saturation.get("origin") or "none"
+    if origin == "none" and drift.get("drifted"):
+        origin = drift.get("origin") or "none"
+    return ORIGINS.get(origin) or str(saturation.get("cause") or NONE)
+
+
+def headroom_text(model: Json) -> str:
+    """Return the headroom; `unknown` where a model serves whose capacity nobody has measured."""
+    if model.get("headroom_per_s") is None and model.get("observed"):
+        return UNKNOWN
+    return rate_text(model.get("headroom_per_s"))
 
 
 def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
@@ -90,8 +127,8 @@ def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
         Cell(milliseconds((observed.get("latency_ms") or {}).get("p50"))),
         _latency(model),
         _saturation(model.get("saturation") or {}),
-        Cell((model.get("saturation") or {}).get("cause") or NONE),
-        Cell(rate_text(model.get("headroom_per_s"))),
+        Cell(_cause(model)),
+        Cell(headroom_text(model)),
         Cell(str(worker.get("restarts", NONE))),
         Cell(str((item.get("revision") or {}).get("number") or NONE)),
         Cell(age(worker.get("started"), now)),

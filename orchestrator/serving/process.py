@@ -209,6 +209,7 @@ class WorkerProcess:
         while True:
             await asyncio.sleep(STEP_S)
             try:
+                await asyncio.to_thread(self._monitor.read_host)  # files of the kernel, off the loop
                 self._monitor.step()
             except Exception as error:  # noqa: BLE001 - the next look may go well, and status must not grow stale
                 self._bug(error)
@@ -234,6 +235,7 @@ class WorkerProcess:
             "apply": self._on_apply,
             "drain": self._on_drain,
             "stop": self._on_stop,
+            "benched": self._on_benched,
         }
 
     async def _on_status(self, params: admin.Json, progress: admin.Progress) -> Any:
@@ -304,6 +306,11 @@ class WorkerProcess:
     async def _on_drain(self, params: admin.Json, progress: admin.Progress) -> Any:
         del progress
         return {"drained": await self._drain(_number(params, "timeout_s"))}
+
+    async def _on_benched(self, params: admin.Json, progress: admin.Progress) -> Any:
+        del progress
+        self._monitor.benched(str(params.get("model")), _number(params, "capacity_per_s"))
+        return {"ok": True}
 
     async def _on_stop(self, params: admin.Json, progress: admin.Progress) -> Any:
         del params, progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -18,10 +18,22 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from orchestrator.profiling.measurement import Host
+from orchestrator.telemetry import saturation
+from orchestrator.telemetry.drift import Drift
 from orchestrator.telemetry.recorder import Histogram, HistogramKind
-from orchestrator.telemetry.snapshot import PoolSnapshot, Saturation, SaturationState
+from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, Saturation, SaturationState
 
 STATES: tuple[SaturationState, ...] = ("OK", "BUSY", "SATURATED", "OVERLOADED")
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+TERM_LABELS = {
+    saturation.OFFERED: "offered",
+    saturation.PLANNED: "capacity",
+    saturation.WAIT_SLO: "wait_slo",
+    saturation.SERVICE_SLO: "inference_slo",
+    saturation.WAIT_QUEUE: "wait_queue",
+    saturation.REFUSING: "refusing",
+}
 # Nothing that a client chooses may be a label: the number of series is bounded by the manifest.
 POOL_LABELS = ("deployment", "model", "version")
 
@@ -39,7 +51,9 @@ class PoolReport:
     """Digest of the plan that it was made from."""
     streams: int | None = None
     in_slo_total: int | None = None
+    capacity_per_s: float | None = None
     headroom_per_s: float | None = None
+    drift: Drift = field(default_factory=Drift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,7 @@ class WorkerReport:
     orch_version: str
     openvino_version: str
     pools: tuple[PoolReport, ...] = field(default=())
+    host: Host = field(default_factory=Host)
 
 
 Reading = float | Mapping[str, float] | Mapping[str, str] | Histogram | None
@@ -78,6 +93,17 @@ def _outcomes(pool: PoolReport) -> dict[str, float]:
         "cancelled": totals.cancelled,
         "failed": totals.failed,
     }
+
+
+def _origin(pool: PoolReport) -> Origin:
+    """Return why it is full, or else why it is slow."""
+    drifted = pool.saturation.origin == "none" and pool.drift.drifted
+    return pool.drift.origin if drifted else pool.saturation.origin
+
+
+def _host(host: Host) -> dict[str, float]:
+    shares = {"others": host.foreign, "hypervisor": host.steal, "quota": host.throttled}
+    return shares if host.pressure is None else shares | {"pressure": host.pressure}
 
 
 def _share(percentile: float | None) -> float | None:
@@ -165,8 +191,34 @@ POOL_METRICS = (
         "state",
     ),
     PoolMetric(
+        *("orch_saturation_term_ratio", "gauge", "What the figure is the largest of, by term."),
+        lambda pool: {TERM_LABELS[name]: value for name, value in pool.saturation.terms.items()},
+        "term",
+    ),
+    PoolMetric(
+        *("orch_saturation_cause", "gauge", "1 for why the pool is full or slow, 0 for the others."),
+        lambda pool: {str(origin): float(_origin(pool) == origin) for origin in ORIGINS},
+        "cause",
+    ),
+    PoolMetric(
+        *("orch_capacity_requests_per_second", "gauge", "Arrival rate measured to hold the SLO; absent if unknown."),
+        lambda pool: pool.capacity_per_s,
+    ),
+    PoolMetric(
         *("orch_headroom_requests_per_second", "gauge", "Arrivals to spare before the SLO breaks; absent if unknown."),
         lambda pool: pool.headroom_per_s,
+    ),
+    PoolMetric(
+        *("orch_inference_drift_ratio", "gauge", "Median inference of ten seconds over what it should take."),
+        lambda pool: pool.drift.ratio,
+    ),
+    PoolMetric(
+        *("orch_inference_expected_seconds", "gauge", "Median inference as planned, or of the first steady minute."),
+        lambda pool: pool.drift.expected_s,
+    ),
+    PoolMetric(
+        *("orch_inference_observed_seconds", "gauge", "Median inference of the last ten seconds."),
+        lambda pool: pool.drift.observed_s,
     ),
     PoolMetric(
         *("orch_model", "info", "Where the model runs, and the plan that says so; the value is always 1."),
@@ -174,6 +226,10 @@ POOL_METRICS = (
     ),
 )
 
+HOST = (
+    "orch_host_cpu_ratio",
+    "Share of the worker's cores over ten seconds, by who took it; pressure: of the time that something waited.",
+)
 WORKER_START = ("orch_worker_start_time_seconds", "When the worker started, in seconds since the epoch.")
 BUILD = ("orch_build", "Versions in use; the value is always 1.")
 
@@ -197,6 +253,10 @@ class PoolCollector(Collector):
                 _add(family, metric, _label_values(report, pool), metric.read(pool))
             if family.samples:
                 yield family
+        host = GaugeMetricFamily(*HOST, labels=["deployment", "taken_by"])
+        for taken_by, share in _host(report.host).items():
+            host.add_metric([report.deployment, taken_by], share)
+        yield host
         started = GaugeMetricFamily(*WORKER_START, labels=["deployment"])
         started.add_metric([report.deployment], report.started_epoch_s)
         yield started

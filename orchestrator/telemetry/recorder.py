@@ -22,6 +22,7 @@ LONGEST_S = 1000.0
 STEP = 1.05  # a bucket's width bounds the relative error of a quantile
 RING_SECONDS = 16
 LONGEST_WINDOW_S = RING_SECONDS - 2  # the partial second at either end takes a place
+REFUSING_TENTHS = 20  # tenths of a second of which is told in how many something was refused
 
 
 def _bounds() -> tuple[float, ...]:
@@ -48,18 +49,27 @@ class Histogram(NamedTuple):
     sum_s: float
 
 
+class Executions(NamedTuple):
+    """Inferences that carried so many rows: how many since the start, and how long they held infer requests."""
+
+    rows: int
+    count: int
+    busy_s: float
+
+
 class _Second:
     """What happened within one second of the monotonic clock."""
 
     __slots__ = (
-        *("arrivals", "batches", "busy_s", "completed", "expired", "failed", "in_slo", "latency", "rejected"),
-        *("rows", "second", "service", "wait"),
+        *("arrivals", "batches", "busy_s", "completed", "expired", "failed", "in_slo", "latency", "nbytes"),
+        *("refused_tenths", "rejected", "rows", "second", "service", "wait"),
     )
 
     def __init__(self, second: int) -> None:
         self.second = second
         self.arrivals = self.rejected = self.expired = self.failed = 0
-        self.completed = self.in_slo = self.batches = self.rows = 0
+        self.completed = self.in_slo = self.batches = self.rows = self.nbytes = 0
+        self.refused_tenths = 0  # one bit for each tenth of the second
         self.busy_s = 0.0
         self.latency = [0] * BUCKETS
         self.wait = [0] * BUCKETS
@@ -78,7 +88,7 @@ class Recorder:
         self._ring: list[_Second | None] = [None] * RING_SECONDS
         self._now = self._turn(int(started))
         self._arrivals = self._rejected = self._expired = self._cancelled = self._failed = 0
-        self._completed = self._in_slo = 0
+        self._completed = self._in_slo = self._impossible = 0
         self._ever: dict[HistogramKind, list[int]] = {
             "latency": [0] * BUCKETS,
             "wait": [0] * BUCKETS,
@@ -86,16 +96,31 @@ class Recorder:
         }
         self._latency_ever, self._wait_ever, self._service_ever = self._ever.values()
         self._latency_sum = self._wait_sum = self._service_sum = 0.0
+        self._by_rows: dict[int, list[float]] = {}  # rows: count, busy seconds
+        self.last_inference: float | None = None
+        """When the last inference ended."""
 
-    def arrived(self, now: float) -> None:
-        """Count a request whose head was read, whatever becomes of it."""
+    def arrived(self, now: float, nbytes: int = 0) -> None:
+        """Count a request whose head was read, whatever becomes of it, and the bytes of tensors that it carries."""
         self._arrivals += 1
-        self._at(now).arrivals += 1
+        second = self._at(now)
+        second.arrivals += 1
+        second.nbytes += nbytes
 
-    def rejected(self, now: float) -> None:
-        """Count a request that was refused at once."""
+    def rejected(self, now: float, *, demand: bool = True) -> None:
+        """Count a request that was refused at once.
+
+        One that no pool could have served (`demand` is False: its own deadline was too short, it was too large, the
+        pool is being replaced) says nothing of how full this one is: no window shows it, nor that it arrived.
+        """
         self._rejected += 1
-        self._at(now).rejected += 1
+        second = self._at(now)
+        if demand:
+            second.rejected += 1
+            self._refused(second, now)
+        else:
+            self._impossible += 1
+            second.arrivals = max(0, second.arrivals - 1)
 
     def expired(self, now: float, *, waited: bool = True) -> None:
         """Count an accepted request whose deadline passed before its inference.
@@ -105,7 +130,9 @@ class Recorder:
         """
         self._expired += 1
         if waited:
-            self._at(now).expired += 1
+            second = self._at(now)
+            second.expired += 1
+            self._refused(second, now)
 
     def cancelled(self, now: float) -> None:  # noqa: ARG002 - as its siblings; a window does not show cancellations
         """Count an accepted request whose caller went away."""
@@ -144,6 +171,16 @@ class Recorder:
         second.batches += 1
         second.rows += rows
         second.busy_s += busy_s
+        ever = self._by_rows.get(rows)
+        if ever is None:
+            ever = self._by_rows[rows] = [0, 0.0]
+        ever[0] += 1
+        ever[1] += busy_s
+        self.last_inference = now
+
+    def executions(self) -> tuple[Executions, ...]:
+        """Return the inferences since the start by the rows that they carried, the fewest first."""
+        return tuple(Executions(rows, int(count), busy_s) for rows, (count, busy_s) in sorted(self._by_rows.items()))
 
     def totals(self) -> Totals:
         """Return the counts since the start."""
@@ -154,6 +191,7 @@ class Recorder:
             expired=self._expired,
             cancelled=self._cancelled,
             failed=self._failed,
+            impossible=self._impossible,
         )
 
     @property
@@ -184,6 +222,8 @@ class Recorder:
             wait=_quantiles(slot.wait for slot in kept if slot.completed),
             service=_quantiles(slot.service for slot in kept if slot.completed),
             rows_per_batch=sum(slot.rows for slot in kept) / batches if batches else None,
+            nbytes=sum(slot.nbytes for slot in kept),
+            refused_tenths=self._refused_tenths(now),
         )
 
     def histogram(self, kind: HistogramKind) -> Histogram:
@@ -192,6 +232,20 @@ class Recorder:
         sums = {"latency": self._latency_sum, "wait": self._wait_sum, "service": self._service_sum}
         counts = (*(running[index] for index in _EXPORTED_AT), running[-1])
         return Histogram((*EXPORTED_BOUNDS_S, math.inf), counts, sums[kind])
+
+    def _refused(self, second: _Second, now: float) -> None:
+        # A clock that was read early may be a little before the second, and one past its end is in the next.
+        second.refused_tenths |= 1 << min(9, max(0, int((now - second.second) * 10)))
+
+    def _refused_tenths(self, now: float) -> int:
+        """Return in how many of the last twenty whole tenths of a second something was refused or expired."""
+        present = int(now)
+        bits = 0
+        for slot in self._ring:
+            if slot is not None and present - 2 <= slot.second <= present:
+                bits |= slot.refused_tenths << 10 * (slot.second - present + 2)
+        tenths = int((now - present) * 10)  # of the present second, those that are over
+        return (bits >> tenths & (1 << REFUSING_TENTHS) - 1).bit_count()
 
     def _at(self, now: float) -> _Second:
         # A caller that read the clock before it got the lock may be a little behind: it counts in the present second.

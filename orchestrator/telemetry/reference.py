@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestrator.telemetry.prometheus import BUILD, POOL_LABELS, POOL_METRICS, STATES, WORKER_START, PoolMetric
+from orchestrator.telemetry.prometheus import (
+    BUILD,
+    HOST,
+    ORIGINS,
+    POOL_LABELS,
+    POOL_METRICS,
+    STATES,
+    TERM_LABELS,
+    WORKER_START,
+    PoolMetric,
+)
 from orchestrator.telemetry.recorder import EXPORTED_BOUNDS_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -20,14 +30,18 @@ client sends becomes a label.
 """
 
 _TAIL = """
-Histograms have the upper bounds {bounds} seconds. `orch_saturation_state` has one series for each of {states}.
+Histograms have the upper bounds {bounds} seconds. `orch_saturation_state` has one
+series for each of {states}; `orch_saturation_cause` one for each of {causes};
+`orch_saturation_term_ratio` one for each of {terms} that is known; `taken_by` is
+`others` (processes), `hypervisor`, `quota` or `pressure` (PSI).
 
 Useful queries:
 
 - share of answers within the SLO: `rate(orch_requests_in_slo_total[5m]) / rate(orch_requests_accepted_total[5m])`
 - p99 as the client's side of the worker sees it:
   `histogram_quantile(0.99, sum by (deployment, model, le) (rate(orch_request_latency_seconds_bucket[5m])))`
-- who is too full: `orch_saturation_ratio > 1`
+- who is too full: `orch_saturation_ratio > 1`, and why: `orch_saturation_cause == 1`
+- slower than planned: `orch_inference_drift_ratio > 1.25`
 - refused or expired, per second: `sum by (model) (rate(orch_requests_total{{outcome=~"rejected|expired"}}[1m]))`
 
 The standard `process_*` metrics (CPU seconds, resident memory, open files) describe the worker's process.
@@ -37,11 +51,17 @@ The standard `process_*` metrics (CPU seconds, resident memory, open files) desc
 def page() -> str:
     """Return docs/metrics.md."""
     rows = [_row(metric) for metric in POOL_METRICS]
+    rows.append(f"| `{HOST[0]}` | gauge | only `deployment`, `taken_by` | {HOST[1]} |")
     rows.append(f"| `{WORKER_START[0]}` | gauge | only `deployment` | {WORKER_START[1]} |")
     rows.append(f"| `{BUILD[0]}_info` | gauge | `version`, `openvino`, no others | {BUILD[1]} |")
     table = "\n".join(["| metric | type | further labels | meaning |", "|---|---|---|---|", *rows, ""])
     head = _HEAD.format(labels=", ".join(f"`{label}`" for label in POOL_LABELS))
-    tail = _TAIL.format(bounds=", ".join(f"{bound:g}" for bound in EXPORTED_BOUNDS_S), states=", ".join(STATES))
+    tail = _TAIL.format(
+        bounds=", ".join(f"{bound:g}" for bound in EXPORTED_BOUNDS_S),
+        states=", ".join(STATES),
+        causes=", ".join(f"`{origin}`" for origin in ORIGINS),
+        terms=", ".join(f"`{label}`" for label in TERM_LABELS.values()),
+    )
     return f"{head}\n{table}{tail}"
 
 

@@ -17,7 +17,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Requests since the pool was made; each request ends in exactly one of the last five."""
+    """Requests since the pool was made; each ends as rejected, completed, expired, cancelled or failed."""
 
     accepted: int = 0
     rejected: int = 0
@@ -25,6 +25,8 @@ class Totals:
     expired: int = 0
     cancelled: int = 0
     failed: int = 0
+    impossible: int = 0
+    """Of the rejected those that no pool could have served: too large, too short of time, or while it was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Window:
     service: Quantiles
     """From start to end of the inference."""
     rows_per_batch: float | None = None
+    nbytes: int = 0
+    """Bytes of tensors that the arrivals carried, where their callers say."""
+    refused_tenths: int = 0
+    """Of the last twenty tenths of a second, whatever the window: those in which something was refused or expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,11 @@ class PoolSnapshot:
 
 SaturationState = Literal["OK", "BUSY", "SATURATED", "OVERLOADED"]
 
+Origin = Literal["none", "demand", "bursts", "slo", "host", "steal", "throttling", "neighbour", "input", "model"]
+"""Why a pool is full or slow. `demand`: more is asked than it can do; `bursts`: on average it fits; `slo`: one
+inference takes longer than the SLO. The others make inferences slower than planned: other processes of the host, its
+hypervisor, the cgroup's quota, another model of the worker, larger inputs; `model` where none of these is seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
@@ -88,3 +99,19 @@ class Saturation:
     state: SaturationState
     cause: str
     terms: dict[str, float]
+    origin: Origin = "none"
+    advice: str = ""
+    """What to do, with numbers; empty where there is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What was measured before, against which a pool is held; None where nothing was."""
+
+    capacity_per_s: float | None = None
+    """Arrival rate up to which the SLO was measured to hold."""
+    capacity_from: Literal["plan", "bench"] = "plan"
+    service_s: float | None = None
+    """Median of one inference with all requests in flight."""
+    rows: int = 1
+    """That one inference carried then."""

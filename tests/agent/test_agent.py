@@ -48,6 +48,7 @@ def test_apply_starts_a_worker_that_serves_and_status_says_healthy(agent: Agent)
         "Ready": "True",
         "Progressing": "False",
         "Degraded": "False",
+        "Drifted": "False",
     }
 
 

@@ -317,7 +317,7 @@ def test_describe_tells_plan_reasons_and_load(home: Path, tmp_path: Path) -> Non
         text = agent.orch("describe", "shop-vision").stdout
     for line in (
         "    verdict:     verified: an open-loop run held the SLO",
-        "    capacity:    95/s (90/s to 100/s), headroom 36.8/s",
+        "    capacity:    95/s planned (90/s to 100/s), headroom 36.8/s",
         "Revision:    4 (generation 4, file)",
         "  detector: Serving on CPU",
         "    why:         streams: 2 cores (rule 1)",

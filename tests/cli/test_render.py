@@ -25,7 +25,7 @@ line-7/counter        GPU      OutOfSync  Missing       -              -  -
 AT_120 = """\
 NAME                  DEVICE   PLAN              SYNC       HEALTH     RATE        P99/SLO  SAT             HEADROOM
 shop-vision/detector  CPU      2x1 b1 r2         Synced     Healthy  58.2/s      21.3/40ms  61%               36.8/s
-shop-vision/embedder  GPU,CPU  CUMULATIVE b1 r8  Synced     Healthy   412/s  p95 31.5/20ms  104% SATURATED         -
+shop-vision/embedder  GPU,CPU  CUMULATIVE b1 r8  Synced     Healthy   412/s  p95 31.5/20ms  104% SATURATED   unknown
 line-7/counter        GPU      2s b4 r4          OutOfSync  Missing       -              -  -                      -
 """
 AT_200 = [
@@ -34,7 +34,7 @@ AT_200 = [
     "shop-vision/detector  CPU      2x1 b1 r2                    Synced     Healthy  58.2/s  9.1ms      21.3/40ms"
     "  61%               36.8/s         0    4   3h",
     "shop-vision/embedder  GPU,CPU  CUMULATIVE_THROUGHPUT b1 r8  Synced     Healthy   412/s   11ms  p95 31.5/20ms"
-    "  104% SATURATED         -         0    4   3h",
+    "  104% SATURATED   unknown         0    4   3h",
     "line-7/counter        GPU      2s b4 r4                     OutOfSync  Missing       -      -              -"
     "  -                      -         3    1    -",
 ]

@@ -142,6 +142,7 @@ def test_a_hostile_name_cannot_break_the_page() -> None:
 
 def test_every_series_has_only_bounded_labels() -> None:
     allowed = {"deployment", "model", "version", "outcome", "state", "le", "device", "plan", "openvino"}
+    allowed |= {"cause", "term", "taken_by"}
     families = registry_of(a_pool_report()).collect()
     assert {label for family in families for sample in family.samples for label in sample.labels} <= allowed
 
