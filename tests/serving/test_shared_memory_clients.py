@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,14 +23,16 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from benchmarks import topologies
 from benchmarks.reload_under_load import WorkerProcess, a_plan
-from orchestrator.backend.base import Array
+from orchestrator.backend.base import Array, CompileRequest
+from orchestrator.backend.openvino_backend import OpenVinoBackend
 from orchestrator.serving.dataplane import Served
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.shared_regions import Regions
-from tests.serving.http_serving import DEADLINE_S, Doubler, Running, X, a_loop, get, openvino_models, serving
+from tests.serving.http_serving import DEADLINE_S, Doubler, Running, X, a_loop, a_served, get, openvino_models, serving
 from tests.serving.test_http_protocol import KEPT, in_process
 from tests.serving.wire_cases import WireCase
 
+ROOT = Path(__file__).parents[2]
 NAMES = [f"identity_{name}" for name in topologies.IDENTITY_TYPES] + ["two_in_two_out", "tiny_mlp"]
 
 
@@ -373,6 +378,25 @@ def test_without_leave_nothing_is_read(loop: asyncio.AbstractEventLoop, models: 
         assert "system_shared_memory" not in wire.ask(get("/v2")).json["extensions"]
         reply = wire.ask(get("/v2/systemsharedmemory/status"))
         assert (reply.status, "not offered here" in reply.error) == (400, True)
+
+
+# The page for users
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_documented_camera_runs(loop: asyncio.AbstractEventLoop, transport: str) -> None:
+    page = (ROOT / "docs/shared-memory.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- camera -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    digits = OpenVinoBackend(()).compile(CompileRequest(str(ROOT / "deployments/models/digits.onnx"), "CPU", {}))
+    with both(loop, {"digits": a_served("digits", digits)}) as (running, grpc), ExitStack() as stack:
+        stack.callback(running.pool("digits").close)
+        address = running.address if transport == "http" else grpc
+        program = found[1].replace("127.0.0.1:8000", address).replace("tritonclient.http", f"tritonclient.{transport}")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(r"(frame \d: a \d, [01]\.\d\d\n){3}", done.stdout)
+        assert running.on_loop(running.plane.regions.status) == []
 
 
 # The next worker
