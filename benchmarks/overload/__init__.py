@@ -1,0 +1,1 @@
+"""What becomes of orch and of other servers when more is asked of them than they can do."""

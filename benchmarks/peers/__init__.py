@@ -1,0 +1,1 @@
+"""Other servers of OpenVINO models: how each is installed, started and asked."""
