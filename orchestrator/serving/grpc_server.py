@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
-import grpc.aio
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import grpc_infer, oip_messages
+from orchestrator.serving.grpc_calls import CallServer, Refused
 from orchestrator.serving.grpc_wire import open_envelope
 from orchestrator.serving.oip import Signature, error_text, model_metadata, server_metadata
 
@@ -45,7 +45,7 @@ STATUS: Mapping[Kind, grpc.StatusCode] = {
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """Answered without the token, as the health routes of HTTP are."""
 
-Method = Callable[[bytes, Any], Awaitable[bytes]]
+Method = Callable[[bytes, Any], Coroutine[Any, Any, bytes]]
 
 
 class Answer(Protocol):
@@ -107,25 +107,20 @@ class GrpcServer:
         self._version = version
         self._heads = grpc_infer.raw_heads(CACHED_HEADS)
         self._responses = grpc_infer.Responses(CACHED_HEADS)
-        self._server: grpc.aio.Server | None = None
+        self._server: CallServer | None = None
 
     async def start(self) -> int:
         """Listen and serve; return the port, which differs from the address's when that is 0.
 
         Raise OrchError CONFLICT when the address cannot be had.
         """
-        server = grpc.aio.server(options=self._options(), maximum_concurrent_rpcs=self._max_concurrent_rpcs)
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(self._guarded(method, is_open=name in OPEN_METHODS))
+            f"/{oip_messages.SERVICE}/{name}": self._guarded(method, is_open=name in OPEN_METHODS)
             for name, method in self._methods().items()
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(oip_messages.SERVICE, handlers),))
-        try:
-            port = int(server.add_insecure_port(self._address))
-        except RuntimeError as error:
-            what = f"cannot listen on {self._address} for gRPC: {error}"
-            raise OrchError(Kind.CONFLICT, what, hint="choose another port, or stop what holds it") from None
-        await server.start()
+        server = CallServer(handlers, self._options(), most=self._max_concurrent_rpcs)
+        port = server.listen(self._address)
+        server.start()
         self._server = server
         return port
 
@@ -173,8 +168,7 @@ class GrpcServer:
             except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
                 log.exception("gRPC: an unexpected error")
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
-            await context.abort(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], _trailing(failure))
-            raise AssertionError("abort raises")
+            raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], _trailing(failure))
 
         return serve
 
