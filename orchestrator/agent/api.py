@@ -26,6 +26,7 @@ DESCRIBE_EVENTS = 50
 EVENTS_DEFAULT = 200
 ADOPTED_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
 BENCHED_TIMEOUT_S = 5.0  # for a worker to take a figure
+REQUESTS_TIMEOUT_S = 5.0  # for a worker to write the last lines of its log
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Api:
             "plans": self._plans,
             "stop": self._stop,
             "benched": self._benched,
+            "requests": self._requests,
         }
 
     async def _version(self, _params: Json, _progress: Progress) -> Json:
@@ -130,6 +132,7 @@ class Api:
             "path": record.origin.path,
             "events": self._kept_events(record.name, 0, DESCRIBE_EVENTS),
             "log": str(place.log),
+            "requests": str(place.requests),
             "revisions": [
                 {
                     "number": revision.number,
@@ -165,6 +168,16 @@ class Api:
         told = {"model": params.get("model"), "capacity_per_s": params.get("capacity_per_s")}
         await admin.acall(worker.paths.control, "benched", told, timeout_s=BENCHED_TIMEOUT_S)
         return {"ok": True}
+
+    async def _requests(self, params: Json, _progress: Progress) -> Json:
+        """Switch the log of single requests: `name` of the deployment, `on`; tell where it is."""
+        record = self._record(params)
+        worker = self.supervisor.unit(record.name).worker
+        if worker is None:
+            raise OrchError(Kind.UNAVAILABLE, "no worker runs", where=record.name)
+        asked = {"on": params.get("on")}
+        told: Json = await admin.acall(worker.paths.control, "requests", asked, timeout_s=REQUESTS_TIMEOUT_S)
+        return told
 
     async def _stop(self, params: Json, _progress: Progress) -> Json:
         workers = bool(params.get("workers", False))

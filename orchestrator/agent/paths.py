@@ -48,6 +48,11 @@ class WorkerPaths:
         return self.folder / "worker.log"
 
     @property
+    def requests(self) -> Path:
+        """Return the log of single requests, where that is switched on."""
+        return self.folder / "requests.log"
+
+    @property
     def failure(self) -> Path:
         """Return the file in which a worker says why its plan cannot run."""
         return self.folder / "failure.json"
@@ -95,6 +100,12 @@ class Layout:
             digest = hashlib.sha256(deployment.encode()).hexdigest()[:8]
             deployment = f"{deployment[: max(0, room - 9)]}-{digest}"
         return WorkerPaths(self.workers / (deployment + suffix))
+
+
+    def regions(self, deployment: str) -> Path:
+        """Return the file in which the workers of a deployment keep which shared memory clients have registered."""
+        folder = self.worker(deployment).folder
+        return folder.with_name(folder.name + ".regions.json")
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:

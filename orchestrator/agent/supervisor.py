@@ -185,6 +185,7 @@ class Supervisor:
     ) -> list[str]:
         words = [*self._command, process.STATE_FLAG, str(place.folder), "--plan", str(place.plan)]
         words += ["--generation", str(generation)]
+        words += ["--regions", str(self._layout.regions(plan.name))]
         if descriptor is not None:
             words += ["--listen-fd", str(process.LISTEN_FD)]
         if plan.cores is not None:
@@ -385,6 +386,8 @@ class Supervisor:
             del self.units[name]
         for slot in (0, 1):
             shutil.rmtree(self._layout.worker(name, slot).folder, ignore_errors=True)
+        with suppress(OSError):
+            self._layout.regions(name).unlink(missing_ok=True)
 
     async def stop_all(self) -> None:
         """End every worker, as for the machine's shutdown; the deployments stay wanted."""

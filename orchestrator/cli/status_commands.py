@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 import time
@@ -165,20 +166,41 @@ def _events_text(found: list[dict[str, Any]], output: Output, *, header: bool) -
     return text if header else text.partition("\n")[2]
 
 
+class Requests(enum.StrEnum):
+    """What to do with the log of single requests."""
+
+    ON = "on"
+    OFF = "off"
+    SHOW = "show"
+
+
 @app.command(cls=LightCommand)
 def logs(
     name: Name,
     follow: Follow = False,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Last lines to begin with.")] = 200,
+    requests: Annotated[
+        Requests | None,
+        typer.Option(help="Switch the log of single requests on or off, or show it.", show_default=False),
+    ] = None,
 ) -> None:
     """Write the last lines of a deployment's log.
+
+    \b
+    --requests on makes the worker log each inference request as a line of JSON
+    until it is switched off or ends; --requests show writes that log.
 
     \b
     Example: orch logs shop-vision -f
     """
     from orchestrator.cli.tail import appended, last_lines  # only here
 
-    path = Path(control.ask("describe", {"name": name.partition("/")[0]})["log"])
+    deployment = name.partition("/")[0]
+    if requests in (Requests.ON, Requests.OFF):
+        told = control.ask("requests", {"name": deployment, "on": requests is Requests.ON})
+        render.talk(f"requests are {'' if told['on'] else 'not '}logged: {told['path']}")
+        return
+    path = Path(control.ask("describe", {"name": deployment})["requests" if requests is Requests.SHOW else "log"])
     text, position = last_lines(path, lines)
     if text:
         render.out(text)

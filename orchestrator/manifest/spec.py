@@ -199,6 +199,15 @@ class Metadata(Strict):
     """Free words to select and group deployments by."""
 
 
+class Quota(Strict):
+    """What each client may ask for, counted by its address; more is refused at once, with the time to come back."""
+
+    rate: Rate
+    """Inferences that a client may ask for, on average, over HTTP and gRPC together."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Inferences that it may ask for at once after a pause. Default: those of one second, at least 1."""
+
+
 class Endpoint(Strict):
     """Where the deployment listens; nothing listens beyond loopback unless the manifest says how that is safe."""
 
@@ -210,6 +219,10 @@ class Endpoint(Strict):
     """File that holds the bearer token which clients must send; relative to the manifest."""
     insecure: bool = False
     """Allow an address beyond loopback without a token."""
+    quota: Quota | None = None
+    """What each client may ask for; absent: as much as the pools can serve."""
+    shared_memory: bool | None = None
+    """Whether clients may name system shared memory for tensors. Default: where all addresses are loopback ones."""
 
     @model_validator(mode="after")
     def _reachable_and_safe(self) -> Self:

@@ -105,12 +105,29 @@ MEASURED = frozenset(
 )
 
 
+class QuotaPlan(Frozen):
+    """What each client may ask for."""
+
+    rate_per_s: float
+    burst: int
+
+
 class EndpointPlan(Frozen):
-    """Where the worker listens; a change needs a new worker."""
+    """Where the worker listens, and what one client may ask for; a change needs a new worker."""
 
     http: str | None
     grpc: str | None
     token_file: str | None = None
+    quota: QuotaPlan | None = None
+    shared_memory: bool | None = None
+    """Whether clients may name shared memory; None: where all addresses are loopback ones."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_stated(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what the manifest does not state: the plan's bytes are those of versions that did not know it."""
+        fields: dict[str, Any] = dump(self)
+        later = {"quota", "shared_memory"}
+        return {key: value for key, value in fields.items() if key not in later or value is not None}
 
 
 class DeploymentPlan(Frozen):

@@ -9,14 +9,14 @@ from typing import assert_never
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.model import ModelInfo
-from orchestrator.manifest.spec import Deployment, ModelSpec
+from orchestrator.manifest.spec import Deployment, ModelSpec, Quota
 from orchestrator.planner import properties as keys
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.demand import Case, Choice, check_compile, choose
 from orchestrator.planner.layout import ThreadClaim, share_threads
 from orchestrator.planner.memory import Need, check_memory, need_of
 from orchestrator.planner.placement import Fault, Placement, place
-from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan, Reason, SloPlan
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan, QuotaPlan, Reason, SloPlan
 from orchestrator.planner.processors import Worker
 from orchestrator.planner.rules import because
 from orchestrator.planner.settings import all_properties, cpu_settings
@@ -75,7 +75,13 @@ def resolve(
     endpoint = deployment.spec.endpoint
     return DeploymentPlan(
         name=deployment.metadata.name,
-        endpoint=EndpointPlan(http=endpoint.http, grpc=endpoint.grpc, token_file=token_file),
+        endpoint=EndpointPlan(
+            http=endpoint.http,
+            grpc=endpoint.grpc,
+            token_file=token_file,
+            quota=_quota(endpoint.quota),
+            shared_memory=endpoint.shared_memory,
+        ),
         cpus=cpus,
         cores=cores,
         memory_bytes=deployment.spec.resources.memory,
@@ -83,6 +89,12 @@ def resolve(
         warnings=tuple(warnings),
         fingerprint=fingerprint,
     )
+
+
+def _quota(quota: Quota | None) -> QuotaPlan | None:
+    if quota is None:
+        return None
+    return QuotaPlan(rate_per_s=quota.rate, burst=quota.burst or max(1, round(quota.rate)))
 
 
 def grant_cpus(

@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--generation", type=int, required=True)
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--cores")
+    parser.add_argument("--regions", type=Path)
     options = parser.parse_args(arguments)
     try:
         if options.cores:
@@ -29,7 +30,13 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {options.plan}: {error}\n")
         return 1
-    return serve(plan, state=options.state, generation=options.generation, listen_fd=options.listen_fd)
+    return serve(
+        plan,
+        state=options.state,
+        generation=options.generation,
+        listen_fd=options.listen_fd,
+        regions=options.regions,
+    )
 
 
 def take_cores(cores: list[int]) -> None:
@@ -37,7 +44,9 @@ def take_cores(cores: list[int]) -> None:
     os.sched_setaffinity(0, cores)
 
 
-def serve(plan: DeploymentPlan, *, state: Path, generation: int, listen_fd: int | None = None) -> int:
+def serve(
+    plan: DeploymentPlan, *, state: Path, generation: int, listen_fd: int | None = None, regions: Path | None = None
+) -> int:
     """Serve `plan` in this process until it is asked to stop; return the exit code."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
@@ -50,7 +59,7 @@ def serve(plan: DeploymentPlan, *, state: Path, generation: int, listen_fd: int 
     if listener is not None:
         listener.setblocking(False)
     try:
-        return run(Start(plan, state, generation, listener), OpenVinoBackend())
+        return run(Start(plan, state, generation, listener, regions), OpenVinoBackend())
     except OrchError as error:
         sys.stderr.write(render(error) + "\n")
         return 1

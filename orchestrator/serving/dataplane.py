@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome, Pool
 from orchestrator.scheduling.scheduler import State, Ticket
+from orchestrator.serving.contract import Priority, spread
 from orchestrator.serving.oip import Signature
+from orchestrator.serving.repository import READY, model_config
+from orchestrator.serving.shared_regions import Regions
+from orchestrator.serving.statistics import counted, model_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,13 @@ class Admission:
     ticket: Ticket
 
 
+class Runs(Protocol):
+    """An inline pool, or what lines calls up in front of one."""
+
+    def run(self) -> bool | None:
+        """Infer what waits; True: there is more, for the loop's next turn."""
+
+
 class Bridge:
     """Carries outcomes from engine threads to the event loop, one wake-up for all that are ready."""
 
@@ -39,10 +53,10 @@ class Bridge:
         self._ended: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
         self._woken = False
         self._thread = threading.get_ident()
-        self._waiting: set[Pool] = set()
+        self._waiting: set[Runs] = set()
         self._running_here = False
 
-    def run_soon(self, pool: Pool) -> None:
+    def run_soon(self, pool: Runs) -> None:
         """Let an inline pool infer once everything that this turn of the loop brings has been submitted."""
         if not self._waiting:
             self._loop.call_soon(self._run_waiting)
@@ -53,7 +67,8 @@ class Bridge:
         self._running_here = True  # outcomes need not come by way of a wake-up
         try:
             for pool in waiting:
-                pool.run()
+                if pool.run():
+                    self.run_soon(pool)
         finally:
             self._running_here = False
 
@@ -82,11 +97,16 @@ class Bridge:
 
 
 class DataPlane:
-    """All calls on the loop's thread. `served` is replaced as a whole when models change."""
+    """All calls on the loop's thread. `served` is replaced as a whole when models change.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `regions` is the shared memory that clients may register; by default none.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, chance: Callable[[], float] = random.random) -> None:
         self._bridge = Bridge(loop)
+        self._chance = chance
         self.served: Mapping[str, Served] = {}
+        self.regions = Regions()
         self.draining = False
 
     def live(self) -> bool:
@@ -111,11 +131,21 @@ class DataPlane:
             {
                 "name": name,
                 "version": served.signature.version,
-                "state": "READY" if served.pool.healthy else "UNAVAILABLE",
+                "state": READY if served.pool.healthy else "UNAVAILABLE",
                 "reason": "" if served.pool.healthy else "inferences fail or hang",
             }
             for name, served in sorted(self.served.items())
         ]
+
+    def config(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the model's configuration as Triton writes it; raise NOT_FOUND."""
+        served = self._served(name, version)
+        return model_config(served.signature, served.pool.snapshot().requests)
+
+    def statistics(self, name: str | None, version: str | None) -> list[dict[str, Any]]:
+        """Return what was counted of one model, or of all; raise NOT_FOUND."""
+        chosen = sorted(self.served.items()) if name is None else [(name, self._served(name, version))]
+        return [_statistics(name, served) for name, served in chosen]
 
     def _served(self, name: str, version: str | None) -> Served:
         served = self.served.get(name)
@@ -134,7 +164,7 @@ class DataPlane:
         *,
         nbytes: int,
         timeout_s: float | None = None,
-        priority: str | None = None,
+        priority: Priority | None = None,
     ) -> Admission:
         """Take a place for a request whose body is to come; raise NOT_FOUND, OVERLOADED, DEADLINE, UNAVAILABLE."""
         del priority  # classes come with the scheduler that knows them
@@ -142,8 +172,10 @@ class DataPlane:
             served = self._served(name, version)
             try:
                 return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s))
-            except OrchError:
+            except OrchError as error:
                 if served is self.served.get(name):
+                    if error.retry_after_s is not None:
+                        error.retry_after_s = spread(error.retry_after_s, self._chance())
                     raise  # else the pool was swapped between the look and the step: ask its successor
 
     def submit(self, admission: Admission, rows: int, arrays: Sequence[Array], done: Callable[[Outcome], None]) -> None:
@@ -153,6 +185,10 @@ class DataPlane:
         pool.submit(admission.ticket, arrays, done, rows=rows if pool.batch > 1 else 1, later=True)
         if pool.inline:
             self._bridge.run_soon(pool)
+
+    def enlarge(self, admission: Admission, nbytes: int) -> None:
+        """Count tensors that come from shared memory; raise OVERLOADED or TOO_LARGE, the place is then lost."""
+        admission.served.pool.enlarge(admission.ticket, nbytes)
 
     def dropped(self, admission: Admission) -> bool:
         """Tell whether the place is lost: its deadline passed while the request was still coming in."""
@@ -179,3 +215,10 @@ class DataPlane:
         if outcome.error is not None:
             raise outcome.error
         return outcome
+
+
+def _statistics(name: str, served: Served) -> dict[str, Any]:
+    seen = served.pool.observe(counted)
+    # The pool's clock is monotonic; the protocol wants milliseconds since 1970.
+    last = 0.0 if seen.last is None else time.time() - (time.monotonic() - seen.last)
+    return model_statistics(name, served.signature.version, seen, round(last * 1000))

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from orchestrator.backend.base import DTYPES, Array
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.contract import Priority, priority_of
 from orchestrator.serving.grpc_wire import Envelope, close_envelope
 from orchestrator.serving.oip import (
     AnsweredOutput,
@@ -21,16 +22,22 @@ from orchestrator.serving.oip import (
     OutputHead,
     Signature,
     Slot,
+    Store,
+    Told,
     answered,
     check_input,
     check_once,
     decode_bytes,
-    encode_bytes,
+    place_of,
     plan_inputs,
+    stored,
     timeout_of,
 )
 from orchestrator.serving.oip_messages import ModelInferRequest, ModelInferResponse
-from orchestrator.serving.oip_tensors import BINARY_ONLY, count_of, object_array, raw
+from orchestrator.serving.oip_tensors import BINARY_ONLY, count_of, object_array
+from orchestrator.serving.shared_tensors import SharedTensors
+
+_PLACES = b"shared_memory_region"  # a head without these bytes has no tensors in shared memory
 
 # Which field of InferTensorContents carries a datatype.
 CONTENTS: Mapping[str, str] = {
@@ -62,24 +69,52 @@ def parse(message: Callable[[bytes], Any], data: bytes) -> Any:
         raise OrchError(Kind.INVALID, "the message is cut short or malformed") from None
 
 
-def timeout_s(envelope: Envelope) -> float | None:
-    """Return the seconds of the request's `timeout` parameter, read without the rest of the head."""
+def schedule(envelope: Envelope) -> tuple[float | None, Priority | None]:
+    """Return the seconds of the request's `timeout` parameter and its `priority`, read without the rest of the head."""
     if not envelope.parameters:
-        return None
-    return timeout_of(_parameters(parse(ModelInferRequest.FromString, envelope.parameters)))
+        return None, None
+    parameters = _parameters(parse(ModelInferRequest.FromString, envelope.parameters))
+    return timeout_of(parameters), priority_of(parameters.get("priority"), "parameters.priority")
 
 
-def tensors(envelope: Envelope, signature: Signature, heads: HeadCache) -> tuple[InferHead, int, list[Array]]:
-    """Return the head, the rows and the input arrays in the model's order; raise OrchError INVALID.
+def plan(envelope: Envelope, signature: Signature, heads: HeadCache) -> tuple[InferHead, Layout]:
+    """Return the head and where each input goes; raise OrchError INVALID."""
+    if envelope.raws or _PLACES in envelope.head:
+        return heads.plan(envelope.head, signature)
+    head = _typed_head(envelope.head)
+    return head, plan_inputs(head, signature)
+
+
+def tensors(envelope: Envelope, layout: Layout, shared: SharedTensors | None) -> list[Array]:
+    """Return the input arrays in the model's order; raise OrchError.
 
     Raw tensors that are aligned for their type stay where they were received; the others are copied once.
     """
-    if envelope.raws:
-        head, layout = heads.plan(envelope.head, signature)
-        return head, layout.rows, _in_model_order(layout, _raw_arrays(layout, envelope.raws))
-    head = _typed_head(envelope.head)
-    layout = plan_inputs(head, signature)
-    return head, layout.rows, _in_model_order(layout, [_typed_array(slot) for slot in layout.slots])
+    raws = _raws_by_slot(envelope.raws, layout)
+    arrays: list[Array] = [None] * len(layout.slots)  # type: ignore[list-item]
+    for slot, memory in zip(layout.slots, raws, strict=True):
+        if slot.head.place is not None:
+            assert shared is not None, "the layout says that there are places"
+            arrays[slot.index] = shared.read(slot, slot.head.place)
+        else:
+            arrays[slot.index] = _typed_array(slot) if memory is None else _raw_array(slot, memory)
+    return arrays
+
+
+def _raws_by_slot(raws: Sequence[memoryview], layout: Layout) -> list[memoryview | None]:
+    """Return the raw tensor of each input, in the request's order; None where its data is elsewhere."""
+    if not raws and not layout.binary_bytes:  # nothing is wanting but perhaps tensors without elements
+        return [None if slot.head.binary_size is None else memoryview(b"") for slot in layout.slots]
+    for index, slot in enumerate(layout.slots):
+        if raws and slot.head.data is not None:
+            what = "has contents beside raw_input_contents; send one of them"
+            raise OrchError(Kind.INVALID, what, where=f"inputs[{index}]")
+    wanting = sum(slot.head.binary_size is not None for slot in layout.slots)
+    if len(raws) != wanting:
+        what = f"{wanting} inputs come with {len(raws)} raw_input_contents; each input needs its own"
+        raise OrchError(Kind.INVALID, what)
+    rest = iter(raws)
+    return [None if slot.head.binary_size is None else next(rest) for slot in layout.slots]
 
 
 class Responses:
@@ -90,20 +125,36 @@ class Responses:
         self._heads: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
 
     def write(
-        self, signature: Signature, request_id: str, outputs: Sequence[Array], wanted: tuple[OutputHead, ...] | None
+        self,
+        signature: Signature,
+        request_id: str,
+        outputs: Sequence[Array],
+        wanted: tuple[OutputHead, ...] | None,
+        store: Store | None = None,
     ) -> bytes:
-        """Return the serialised ModelInferResponse, tensors as raw_output_contents."""
-        parts = answered(signature, outputs, wanted)
-        raws = [encode_bytes(part.array) if part.datatype == "BYTES" else raw(part.array) for part in parts]
-        return close_envelope(self._head(signature, parts), request_id, raws)
+        """Return the serialised ModelInferResponse, tensors as raw_output_contents or where `store` puts them.
 
-    def _head(self, signature: Signature, parts: Sequence[AnsweredOutput]) -> bytes:
-        key = (signature.name, signature.version, *((part.name, part.datatype, part.array.shape) for part in parts))
+        Clients count on a raw tensor for each output, so those that are elsewhere have an empty one (so does Triton).
+        """
+        parts = answered(signature, outputs, wanted)
+        places = [None if part.place is None else stored(part, part.place, store) for part in parts]
+        raws = [part.payload() if place is None else b"" for part, place in zip(parts, places, strict=True)]
+        return close_envelope(self._head(signature, parts, places), request_id, raws)
+
+    def _head(self, signature: Signature, parts: Sequence[AnsweredOutput], places: Sequence[Told | None]) -> bytes:
+        tensors = ((part.name, part.datatype, part.array.shape) for part in parts)
+        key = (signature.name, signature.version, *tensors, *(place and tuple(place.values()) for place in places))
         head = self._heads.get(key)
         if head is None:
             message = ModelInferResponse(model_name=signature.name, model_version=signature.version)
-            for part in parts:
-                message.outputs.add(name=part.name, datatype=part.datatype, shape=part.array.shape)
+            for part, place in zip(parts, places, strict=True):
+                output = message.outputs.add(name=part.name, datatype=part.datatype, shape=part.array.shape)
+                for name, value in (place or {}).items():
+                    parameter = output.parameters[name]
+                    if isinstance(value, str):
+                        parameter.string_param = value
+                    else:
+                        parameter.int64_param = value
             self._heads[key] = head = message.SerializeToString()
             if len(self._heads) > self._limit:
                 self._heads.popitem(last=False)
@@ -132,9 +183,15 @@ def _head(message: Any, read_input: Callable[[Any, str], InputHead]) -> InferHea
 
 
 def _raw_input(item: Any, where: str) -> InputHead:
-    if item.HasField("contents"):
-        raise OrchError(Kind.INVALID, "has contents beside raw_input_contents; send one of them", where=where)
     shape = _checked_shape(item, where)
+    place = place_of(_parameters(item), f"{where}.parameters.")
+    if item.HasField("contents"):
+        if place is not None:
+            what = "has contents beside parameters.shared_memory_region; send one of them"
+            raise OrchError(Kind.INVALID, what, where=where)
+        return _typed_input(item, where)
+    if place is not None:
+        return InputHead(item.name, item.datatype, shape, None, None, place)
     # The sizes are compared with the raw tensors of each request, so that one plan serves all with this head.
     return InputHead(item.name, item.datatype, shape, count_of(shape) * _itemsize(item.datatype), None)
 
@@ -147,8 +204,6 @@ def _typed_input(item: Any, where: str) -> InputHead:
 
 
 def _checked_shape(item: Any, where: str) -> tuple[int, ...]:
-    if "shared_memory_region" in item.parameters:
-        raise OrchError(Kind.INVALID, "shared memory is not offered here; send the data in the request", where=where)
     shape = tuple(item.shape)
     check_input(where, item.datatype, shape)
     return shape
@@ -159,12 +214,14 @@ def _itemsize(datatype: str) -> int:
 
 
 def _output(item: Any, where: str) -> OutputHead:
-    if "shared_memory_region" in item.parameters:
-        raise OrchError(Kind.INVALID, "shared memory is not offered here; it comes in the response", where=where)
-    count = _parameters(item).get("classification", 0)
+    parameters = _parameters(item)
+    place = place_of(parameters, f"{where}.parameters.")
+    count = parameters.get("classification", 0)
     if type(count) is not int or count < 0:
         raise OrchError(Kind.INVALID, "classification must be an integer of at least 0", where=where)
-    return OutputHead(item.name, True, count)
+    if count and place is not None:
+        raise OrchError(Kind.INVALID, "classes are not written to shared memory; leave out one of the two", where=where)
+    return OutputHead(item.name, True, count, place)
 
 
 def _parameters(message: Any) -> dict[str, Any]:
@@ -173,13 +230,6 @@ def _parameters(message: Any) -> dict[str, Any]:
         choice = parameter.WhichOneof("parameter_choice")
         result[name] = getattr(parameter, choice) if choice else None
     return result
-
-
-def _raw_arrays(layout: Layout, raws: Sequence[memoryview]) -> list[Array]:
-    if len(raws) != len(layout.slots):
-        what = f"{len(layout.slots)} inputs come with {len(raws)} raw_input_contents; each input needs its own"
-        raise OrchError(Kind.INVALID, what)
-    return [_raw_array(slot, memory) for slot, memory in zip(layout.slots, raws, strict=True)]
 
 
 def _raw_array(slot: Slot, memory: memoryview) -> Array:
@@ -209,10 +259,3 @@ def _typed_array(slot: Slot) -> Array:
         return np.array(values, dtype=slot.dtype).reshape(slot.shape)
     except OverflowError:
         raise OrchError(Kind.INVALID, f"a value is out of range for {slot.datatype}", where=where) from None
-
-
-def _in_model_order(layout: Layout, arrays: list[Array]) -> list[Array]:
-    if len(arrays) == 1:
-        return arrays
-    ordered = sorted(zip(layout.slots, arrays, strict=True), key=lambda pair: pair[0].index)
-    return [array for _, array in ordered]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,10 +12,17 @@ import grpc
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
-from orchestrator.serving import grpc_infer, oip_messages
+from orchestrator.serving import contract, grpc_infer, grpc_regions, oip_messages
+from orchestrator.serving.contract import Priority, Said
 from orchestrator.serving.grpc_calls import CallServer, Refused
 from orchestrator.serving.grpc_wire import open_envelope
-from orchestrator.serving.oip import Signature, error_text, model_metadata, server_metadata
+from orchestrator.serving.oip import InferHead, Layout, Signature, error_text, model_metadata, server_metadata
+from orchestrator.serving.quota import Quotas, grpc_client
+from orchestrator.serving.repository import only_ready, refuse_change
+from orchestrator.serving.request_log import Caller, Ended, RequestLog
+from orchestrator.serving.shared_regions import Regions
+from orchestrator.serving.shared_tensors import SharedTensors
+from orchestrator.serving.tensors import TensorPool
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,7 @@ STATUS: Mapping[Kind, grpc.StatusCode] = {
     Kind.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Kind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.QUOTA: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Kind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.CANCELLED: grpc.StatusCode.CANCELLED,
     Kind.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as grpc itself answers an oversized message
@@ -55,6 +64,14 @@ class Answer(Protocol):
     def outputs(self) -> tuple[Array, ...]:
         """Return the outputs in the model's order."""
 
+    @property
+    def queue_s(self) -> float:
+        """Return the seconds that it waited."""
+
+    @property
+    def service_s(self) -> float:
+        """Return the seconds of the inference."""
+
 
 class Plane(Protocol):
     """What this front end calls; `serving.dataplane.DataPlane` is one. All of it may raise OrchError."""
@@ -74,11 +91,32 @@ class Plane(Protocol):
     def index(self) -> list[dict[str, str]]:
         """Return name, version, state and reason of every model."""
 
-    def admit(self, name: str, version: str | None, *, nbytes: int, timeout_s: float | None = None) -> Any:
+    def config(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the model's configuration as Triton writes it; raise NOT_FOUND."""
+
+    def statistics(self, name: str | None, version: str | None) -> list[dict[str, Any]]:
+        """Return what was counted of one model, or of all; raise NOT_FOUND."""
+
+    def admit(
+        self,
+        name: str,
+        version: str | None,
+        *,
+        nbytes: int,
+        timeout_s: float | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
         """Take a place for a request; raise OVERLOADED, DEADLINE, NOT_FOUND, UNAVAILABLE."""
 
     def release(self, admission: Any, /) -> None:
         """Give the place back."""
+
+    @property
+    def regions(self) -> Regions:
+        """Return the shared memory that clients have registered."""
+
+    def enlarge(self, admission: Any, nbytes: int, /) -> None:
+        """Count tensors that come from shared memory; raise OVERLOADED, TOO_LARGE."""
 
     async def infer(self, admission: Any, rows: int, arrays: Sequence[Array], /) -> Any:
         """Return an Answer; cancelling the coroutine cancels the work."""
@@ -97,6 +135,8 @@ class GrpcServer:
         reuse_port: bool = True,
         token: Callable[[], str | None] | None = None,
         version: str = "",
+        quotas: Quotas | None = None,
+        requests: RequestLog | None = None,
     ) -> None:
         self._plane = plane
         self._address = address
@@ -105,8 +145,11 @@ class GrpcServer:
         self._reuse_port = reuse_port
         self._token = token
         self._version = version
+        self._quotas = quotas
+        self._requests = requests or RequestLog(None)
         self._heads = grpc_infer.raw_heads(CACHED_HEADS)
         self._responses = grpc_infer.Responses(CACHED_HEADS)
+        self._arrays = TensorPool()
         self._server: CallServer | None = None
 
     async def start(self) -> int:
@@ -153,6 +196,11 @@ class GrpcServer:
             "ModelMetadata": _plain(self._model_metadata),
             "ModelInfer": self._model_infer,
             "RepositoryIndex": _plain(self._repository_index),
+            "RepositoryModelLoad": _plain(lambda _data: refuse_change("", "load")),
+            "RepositoryModelUnload": _plain(lambda _data: refuse_change("", "unload")),
+            "ModelConfig": _plain(self._model_config),
+            "ModelStatistics": _plain(self._model_statistics),
+            **{name: _plain(answer) for name, answer in grpc_regions.answers(self._plane.regions).items()},
         }
 
     def _guarded(self, method: Method, *, is_open: bool) -> Method:
@@ -168,23 +216,68 @@ class GrpcServer:
             except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
                 log.exception("gRPC: an unexpected error")
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
-            raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], _trailing(failure))
+            told = contract.trailing(failure, contract.ids(_metadata(context)))
+            raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], told)
 
         return serve
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        metadata = _metadata(context)
+        if self._requests.on:
+            return await self._infer_and_note(data, context, metadata)
+        return (await self._infer(data, context, metadata))[0]
+
+    async def _infer_and_note(self, data: bytes, context: Any, metadata: dict[str, str]) -> bytes:
+        began = time.monotonic()
+        known = contract.ids(metadata)
+        metadata[contract.REQUEST_ID] = known.request_id or self._requests.new_id()
+        ended = Ended("CANCELLED", "CANCELLED")
+        try:
+            reply, answer = await self._infer(data, context, metadata)
+            ended = Ended("OK", None, answer.queue_s, answer.service_s)
+        except OrchError as error:
+            ended = Ended(STATUS[error.kind].name, error.code)
+            raise
+        except Exception:
+            ended = Ended("INTERNAL", "INTERNAL")
+            raise
+        finally:
+            model, id_ = _names(data)
+            who = Caller("grpc", model, metadata[contract.REQUEST_ID], id_, known.trace_id, grpc_client(context.peer()))
+            self._requests.note(who, len(data), ended, time.monotonic() - began)
+        return reply
+
+    async def _infer(self, data: bytes, context: Any, metadata: dict[str, str]) -> tuple[bytes, Answer]:
+        given = contract.said(metadata)
+        if self._quotas is not None:
+            self._quotas.take(grpc_client(context.peer()), time.monotonic())
         envelope = open_envelope(data)
         name, version = envelope.model_name, envelope.model_version or None
-        allowed_s = _shortest(context.time_remaining(), grpc_infer.timeout_s(envelope))
-        admission = self._plane.admit(name, version, nbytes=len(data), timeout_s=allowed_s)
+        timeout_s, priority = grpc_infer.schedule(envelope)
+        allowed_s = _shortest(context.time_remaining(), timeout_s, given.timeout_s)
+        priority = priority or given.priority
+        admission = self._plane.admit(name, version, nbytes=len(data), timeout_s=allowed_s, priority=priority)
         try:
             signature = self._plane.signature(name, version)
-            head, rows, arrays = grpc_infer.tensors(envelope, signature, self._heads)
+            head, layout = grpc_infer.plan(envelope, signature, self._heads)
+            shared = self._shared(admission, head, layout) if layout.shares else None
+            arrays = grpc_infer.tensors(envelope, layout, shared)
         except BaseException:
             self._plane.release(admission)
             raise
-        answer = await self._plane.infer(admission, rows, arrays)
-        return self._responses.write(signature, envelope.id, answer.outputs, head.outputs)
+        answer: Answer = await self._plane.infer(admission, layout.rows, arrays)
+        if metadata:
+            _tell(context, given, answer if contract.TIMING in metadata else None)
+        if shared is None:
+            return self._responses.write(signature, envelope.id, answer.outputs, head.outputs), answer
+        shared.recycle()
+        return self._responses.write(signature, envelope.id, answer.outputs, head.outputs, shared.store), answer
+
+    def _shared(self, admission: Any, head: InferHead, layout: Layout) -> SharedTensors:
+        """Find the regions of the outputs, and room for the inputs that will be read from theirs."""
+        shared = SharedTensors(head, self._plane.regions, self._arrays)
+        self._plane.enlarge(admission, layout.shared_bytes)
+        return shared
 
     def _server_live(self, _data: bytes) -> Any:
         return oip_messages.ServerLiveResponse(live=self._plane.live())
@@ -204,7 +297,7 @@ class GrpcServer:
         return oip_messages.ModelReadyResponse(ready=ready)
 
     def _server_metadata(self, _data: bytes) -> Any:
-        return oip_messages.ServerMetadataResponse(**server_metadata(self._version))
+        return oip_messages.ServerMetadataResponse(**server_metadata(self._version, shared_memory=self._plane.regions.offered))
 
     def _model_metadata(self, data: bytes) -> Any:
         request = grpc_infer.parse(oip_messages.ModelMetadataRequest.FromString, data)
@@ -213,8 +306,16 @@ class GrpcServer:
 
     def _repository_index(self, data: bytes) -> Any:
         request = grpc_infer.parse(oip_messages.RepositoryIndexRequest.FromString, data)
-        models = [entry for entry in self._plane.index() if not request.ready or entry["state"] == "READY"]
-        return oip_messages.RepositoryIndexResponse(models=models)
+        return oip_messages.RepositoryIndexResponse(models=only_ready(self._plane.index(), ready=request.ready))
+
+    def _model_config(self, data: bytes) -> Any:
+        request = grpc_infer.parse(oip_messages.ModelConfigRequest.FromString, data)
+        return oip_messages.ModelConfigResponse(config=self._plane.config(request.name, request.version or None))
+
+    def _model_statistics(self, data: bytes) -> Any:
+        request = grpc_infer.parse(oip_messages.ModelStatisticsRequest.FromString, data)
+        found = self._plane.statistics(request.name or None, request.version or None)
+        return oip_messages.ModelStatisticsResponse(model_stats=found)
 
 
 def _plain(answer: Callable[[bytes], Any]) -> Method:
@@ -244,7 +345,24 @@ def _authorise(context: Any, token: str | None) -> None:
         )
 
 
-def _trailing(error: OrchError) -> tuple[tuple[str, str], ...]:
-    if error.kind is not Kind.OVERLOADED or error.retry_after_s is None:
-        return ()
-    return (("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1000)))),)
+def _metadata(context: Any) -> dict[str, str]:
+    """Return what of the call's metadata orch acts on; all of it is text, by its names."""
+    return {key: value for key, value in context.invocation_metadata() or () if key in contract.NAMES}
+
+
+def _tell(context: Any, given: Said, timed: Answer | None) -> None:
+    told = given.echo()
+    if timed is not None:
+        told["x-orch-queue-ms"] = f"{timed.queue_s * 1000:.3f}"
+        told["x-orch-service-ms"] = f"{timed.service_s * 1000:.3f}"
+    if told:
+        context.set_trailing_metadata(tuple(told.items()))
+
+
+def _names(data: bytes) -> tuple[str, str | None]:
+    """Return the model and the id that a request names, as far as it can be read."""
+    try:
+        envelope = open_envelope(data)
+    except OrchError:
+        return "", None
+    return envelope.model_name[:128], envelope.id[:128] or None

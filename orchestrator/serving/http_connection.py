@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Kind, OrchError
@@ -19,6 +19,7 @@ from orchestrator.serving.dataplane import Admission, DataPlane
 from orchestrator.serving.http_body import ChunkedBody
 from orchestrator.serving.http_gate import (
     PLAIN_BODY_BYTES,
+    PLAIN_KEPT_BYTES,
     HttpLimits,
     check,
     json_bytes,
@@ -26,11 +27,21 @@ from orchestrator.serving.http_gate import (
     refusal,
     unauthorized,
 )
-from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, Head, HeadParser, HttpError, answer_head, check_beginning
+from orchestrator.serving.http_head import (
+    HEAD_LIMIT_BYTES,
+    Head,
+    HeadParser,
+    HttpError,
+    answer_head,
+    check_beginning,
+    with_id,
+)
 from orchestrator.serving.http_infer import InferBody
 from orchestrator.serving.http_outflow import Outflow
 from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer, whole
 from orchestrator.serving.oip import HeadCache
+from orchestrator.serving.quota import Quotas, client
+from orchestrator.serving.request_log import Caller, Ended, RequestLog
 from orchestrator.serving.tensors import TensorPool
 
 if TYPE_CHECKING:
@@ -59,6 +70,8 @@ class Shared:
     scratch: bytearray
     connections: set[Connection]
     saturation: Callable[[str], float | None]
+    quotas: Quotas | None
+    requests: RequestLog
     on_bug: Callable[[BaseException], None]
 
 
@@ -68,7 +81,7 @@ class Phase(enum.Enum):
     HEAD = enum.auto()
     BODY = enum.auto()  # of an inference
     CHUNKS = enum.auto()
-    PLAIN = enum.auto()  # the body of a request that is no inference: read and ignored
+    PLAIN = enum.auto()  # the body of a request that is no inference
     DISCARD = enum.auto()  # the body of a request that was answered at its head
     BUSY = enum.auto()  # an inference runs; what comes now is the next request
 
@@ -82,7 +95,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._phase = Phase.HEAD
         self._stash = bytearray()  # the beginning of a head, or what was pipelined: not yet looked at
-        self._need = 0  # bytes of a body that is ignored
+        self._need = 0  # bytes of a body without tensors that are still to come
+        self._plain = bytearray()  # what of it is kept
         self._head: Head
         self._body: InferBody | None = None
         self._chunks: ChunkedBody | None = None
@@ -111,6 +125,8 @@ class Connection(asyncio.BufferedProtocol):
         del exc  # however it ended, it ended
         self._shared.connections.discard(self)
         self._closing = True
+        if self._body is not None and self._shared.requests.on:
+            self._note(Ended("499", "CANCELLED"), self._body)
         self._drop_body()
 
     def eof_received(self) -> bool:
@@ -164,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
                 case Phase.CHUNKS:
                     data = self._take_chunks(data)
                 case Phase.DISCARD | Phase.PLAIN:
-                    data = self._take_ignored(data)
+                    data = self._take_plain(data)
                 case Phase.BUSY:
                     self._keep(data)
                     return
@@ -213,14 +229,16 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, head: Head) -> None:
         """Decide at the head what becomes of the request."""
         check(head, self._shared.limits)
-        refused = unauthorized(head, self._shared.token())
-        if refused is None and head.infers:
+        if head.infers and self._shared.requests.on:
+            self._head = head = with_id(head, self._shared.requests.new_id)
+        error = unauthorized(head, self._shared.token())
+        if error is None and head.infers:
             try:
                 self._begin_infer(head)
-            except OrchError as error:
-                refused = refusal(error, head, self._shared.saturation)
-        if refused is not None:
-            self._answer_at_head(refused, head)
+            except OrchError as refused:
+                error = refused
+        if error is not None:
+            self._answer_at_head(error, head)
         elif not head.infers:
             self._begin_plain(head)
 
@@ -228,7 +246,12 @@ class Connection(asyncio.BufferedProtocol):
         name, version = model_of(head)
         length = head.content_length
         nbytes = self._shared.limits.json_bytes if length is None else length
-        admission = self._shared.plane.admit(name, version, nbytes=nbytes)
+        if self._shared.quotas is not None:
+            self._shared.quotas.take(self._client(), self._shared.clock())
+        said = head.said
+        admission = self._shared.plane.admit(
+            name, version, nbytes=nbytes, timeout_s=said.timeout_s, priority=said.priority
+        )
         if head.expect:
             self._transport.write(CONTINUE)
         if length is None:
@@ -248,11 +271,14 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._need = head.content_length
             self._phase = Phase.PLAIN
-            self._take_ignored(memoryview(b""))
+            self._take_plain(memoryview(b""))
 
-    def _answer_at_head(self, refused: Answer, head: Head) -> None:
+    def _answer_at_head(self, error: OrchError, head: Head) -> None:
         """Answer now; the body is read into nothing, or not at all where the client waits for leave to send it."""
         close = not head.keep_alive or head.content_length is None or bool(head.expect)
+        refused = refusal(error, head, self._shared.saturation)
+        if head.infers and self._shared.requests.on:
+            self._note(Ended(str(refused.status), error.code), None)
         self._send(refused, close=close, head_only=head.method == "HEAD")
         self._need = head.content_length or 0
         self._phase = Phase.DISCARD if self._need else Phase.HEAD
@@ -284,7 +310,7 @@ class Connection(asyncio.BufferedProtocol):
         self._phase = Phase.DISCARD if self._need else Phase.HEAD
         # What follows a chunked body was read along with it, and is lost.
         close = not self._head.keep_alive or self._head.content_length is None
-        self._send(refusal(error, self._head, self._shared.saturation), close=close)
+        self._send_refusal(error, body, close=close)
 
     def _take_chunks(self, data: memoryview) -> memoryview:
         chunks = self._chunks
@@ -293,7 +319,7 @@ class Connection(asyncio.BufferedProtocol):
         if chunks.complete:
             self._chunks = None
             if self._body is None:
-                self._send_plain(close=True)
+                self._send_plain(chunks.body[:PLAIN_KEPT_BYTES], close=True)
             else:
                 self._take_whole(self._body, chunks.body)
         return data[:0]
@@ -309,15 +335,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def _new_body(self, admission: Admission, json: int, binary: int) -> InferBody:
         shared = self._shared
-        return InferBody(admission, shared.bodies, shared.tensors, json_bytes=json, binary_bytes=binary)
+        return InferBody(
+            admission, shared.bodies, shared.tensors, shared.plane.regions, json_bytes=json, binary_bytes=binary
+        )
 
-    def _take_ignored(self, data: memoryview) -> memoryview:
+    def _take_plain(self, data: memoryview) -> memoryview:
         count = min(self._need, len(data))
         self._need -= count
+        if self._phase is Phase.PLAIN:
+            self._plain += data[: min(count, PLAIN_KEPT_BYTES - len(self._plain))]
         if self._need == 0:
             phase, self._phase = self._phase, Phase.HEAD
             if phase is Phase.PLAIN:
-                self._send_plain(close=not self._head.keep_alive)
+                body, self._plain = self._plain, bytearray()
+                self._send_plain(body, close=not self._head.keep_alive)
         return data[count:]
 
     # Answering
@@ -338,17 +369,19 @@ class Connection(asyncio.BufferedProtocol):
         head = self._head
         close = not head.keep_alive or head.content_length is None or self._shared.plane.draining
         if outcome.error is not None:  # an inference that was given up may still read its tensors: no recycling
-            self._send(refusal(outcome.error, head, self._shared.saturation), close=close)
+            self._send_refusal(outcome.error, body, close=close)
             return
         body.recycle()
         try:
             chunks, length, content_type, extra = body.answer(outcome.outputs)
         except OrchError as error:
-            self._send(error_answer(error), close=close)
+            self._send_refusal(error, body, close=close)
             return
+        if self._shared.requests.on:
+            self._note(Ended("200", None, outcome.queue_s, outcome.service_s), body)
         extra += (
             f"X-Orch-Queue-Ms: {outcome.queue_s * 1000:.3f}\r\nX-Orch-Service-Ms: {outcome.service_s * 1000:.3f}\r\n"
-        )
+        ) + head.echo
         first = answer_head(200, length, content_type, close=close, extra=extra)
         if length < SCRATCH_BYTES:
             self._transport.write(b"".join([first, *chunks]))
@@ -357,15 +390,38 @@ class Connection(asyncio.BufferedProtocol):
         if close:
             self._close()
 
+    def _send_refusal(self, error: OrchError, body: InferBody | None, *, close: bool) -> None:
+        """Answer an admitted inference with an error."""
+        reply = refusal(error, self._head, self._shared.saturation)
+        if self._shared.requests.on:
+            self._note(Ended(str(reply.status), error.code), body)
+        self._send(reply, close=close)
+
+    def _note(self, ended: Ended, body: InferBody | None) -> None:
+        """Put an inference that ended into the log of requests."""
+        head, shared = self._head, self._shared
+        total_s = 0.0 if body is None else shared.clock() - body.admission.ticket.arrived
+        model = head.parts[2] if len(head.parts) > 2 else ""
+        who = Caller(
+            "http", model[:128], head.said.request_id or "", body and body.id, head.said.trace_id, self._client()
+        )
+        shared.requests.note(who, head.content_length or 0, ended, total_s)
+
+    def _client(self) -> str:
+        """Return the address under which the client is counted."""
+        peer = self._transport.get_extra_info("peername")
+        return client(peer[0]) if peer else ""
+
     def _send(self, reply: Answer, *, close: bool, head_only: bool = False) -> None:
         close = close or self._shared.plane.draining
         self._transport.write(whole(reply, close=close, head_only=head_only))
         if close:
             self._close()
 
-    def _send_plain(self, *, close: bool) -> None:
+    def _send_plain(self, body: bytearray, *, close: bool) -> None:
         head = self._head
-        reply = answer(head, self._shared.plane, self._shared.metrics, self._shared.version)
+        reply = answer(head, body, self._shared.plane, self._shared.metrics, self._shared.version)
+        reply = replace(reply, extra=reply.extra + head.echo) if head.echo else reply
         self._send(reply, close=close, head_only=head.method == "HEAD")
 
     def _give_up(self, error: Exception) -> None:
@@ -380,10 +436,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(OrchError(Kind.INTERNAL, "internal error; the server's log has it"))
 
     def _refuse(self, error: OrchError, status: int | None = None) -> None:
+        body = self._body
         self._drop_body()
         if self._closing:
             return
         reply = error_answer(error)
+        if body is not None and self._shared.requests.on:
+            self._note(Ended(str(status or reply.status), error.code), body)
         self._send(Answer(status or reply.status, reply.body, reply.content_type, reply.extra), close=True)
 
     def _drop_body(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.contract import retry_ms
 from orchestrator.serving.http_head import Head, HttpError
-from orchestrator.serving.http_routes import JSON, Answer, error_answer
+from orchestrator.serving.http_routes import Answer, error_answer
 
-PLAIN_BODY_BYTES = 2**20  # no route without tensors reads its body
+PLAIN_BODY_BYTES = 2**20  # of a request without tensors; more is not read
+PLAIN_KEPT_BYTES = 64 * 1024  # of those: every such body that means something is a small JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def json_bytes(head: Head) -> int | None:
     return head.content_length if head.json_length is None else head.json_length
 
 
-def unauthorized(head: Head, token: str | None) -> Answer | None:
+def unauthorized(head: Head, token: str | None) -> OrchError | None:
     """Return the refusal of a caller without the token; health is told to everybody."""
     if token is None or head.parts[:2] == ("v2", "health"):
         return None
@@ -59,7 +61,7 @@ def unauthorized(head: Head, token: str | None) -> Answer | None:
     # Header values were read as latin-1, so this gives the bytes that came.
     if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
         return None
-    return Answer(401, b'{"error":"a bearer token is needed"}', JSON, "WWW-Authenticate: Bearer\r\n")
+    return OrchError(Kind.UNAUTHORIZED, "a bearer token is needed")
 
 
 def model_of(head: Head) -> tuple[str, str | None]:
@@ -73,13 +75,15 @@ def model_of(head: Head) -> tuple[str, str | None]:
             raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
 
 
-_NOT_NOW = (Kind.OVERLOADED, Kind.DEADLINE, Kind.UNAVAILABLE)
+_NOT_NOW = (Kind.OVERLOADED, Kind.QUOTA, Kind.DEADLINE, Kind.UNAVAILABLE)
 
 
 def refusal(error: OrchError, head: Head, saturation: Callable[[str], float | None]) -> Answer:
     """Return the answer to an inference that failed; one that may be tried again is told when, and how full it is."""
-    if error.kind not in _NOT_NOW:
-        return error_answer(error)
-    name, _ = model_of(head)
-    retry_ms = None if error.retry_after_s is None else max(1, round(error.retry_after_s * 1000))
-    return error_answer(error, model=name, retry_after_ms=retry_ms, saturation=saturation(name))
+    marks = head.said.marks()
+    if error.kind in _NOT_NOW:
+        name, _ = model_of(head)
+        reply = error_answer(error, model=name, retry_after_ms=retry_ms(error), saturation=saturation(name), **marks)
+    else:
+        reply = error_answer(error, **marks)
+    return replace(reply, extra=reply.extra + head.echo) if head.echo else reply

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import unquote
 
 import httptools
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving.contract import Said, retry_ms, said
 
 HEAD_LIMIT_BYTES = 16 * 1024  # node and nginx allow 8 to 16 KiB
 HEADERS_MAX = 100  # as in Apache
@@ -29,6 +31,7 @@ STATUS: dict[Kind, int] = {
     Kind.UNSUPPORTED: 400,
     Kind.UNAVAILABLE: 503,
     Kind.OVERLOADED: 503,
+    Kind.QUOTA: 429,
     Kind.DEADLINE: 504,
     Kind.CANCELLED: 499,
     Kind.TOO_LARGE: 413,
@@ -65,6 +68,10 @@ class Head:
     content_encoding: str
     authorization: str
     accept: str
+    said: Said
+    """What the client says beside the request."""
+    echo: str
+    """Header lines that every answer to it carries."""
 
     @property
     def infers(self) -> bool:
@@ -127,6 +134,7 @@ def parse_head(raw: bytes) -> Head:
     if version == "1.0" and "transfer-encoding" in headers:
         raise HttpError(400, "HTTP 1.0 has no transfer coding")  # RFC 9112 6.1
     url = _url(collector.url)
+    given = _said(headers)
     return Head(
         method=parser.get_method().decode("latin-1"),
         path=url[0],
@@ -141,7 +149,28 @@ def parse_head(raw: bytes) -> Head:
         content_encoding=headers.get("content-encoding", "").lower(),
         authorization=headers.get("authorization", ""),
         accept=headers.get("accept", ""),
+        said=given,
+        echo=_lines(given),
     )
+
+
+def _lines(given: Said) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in given.echo().items())
+
+
+def with_id(head: Head, new_id: Callable[[], str]) -> Head:
+    """Return the head with a request id, a new one where the client gave none."""
+    if head.said.request_id is not None:
+        return head
+    given = head.said._replace(request_id=new_id())
+    return replace(head, said=given, echo=_lines(given))
+
+
+def _said(headers: dict[str, str]) -> Said:
+    try:
+        return said(headers)
+    except OrchError as error:
+        raise HttpError(400, str(error)) from None
 
 
 def _url(raw: bytes) -> tuple[str, str]:
@@ -180,7 +209,7 @@ class HeadParser:
         head = self._cache.get(raw)
         if head is None:
             head = parse_head(raw)
-            if len(raw) <= CACHED_HEAD_BYTES:
+            if len(raw) <= CACHED_HEAD_BYTES and not head.echo:  # an id of its own never comes again
                 if len(self._cache) >= CACHED_HEADS_MAX:
                     self._cache.clear()
                 self._cache[raw] = head
@@ -203,4 +232,4 @@ def retry_headers(error: OrchError) -> str:
     if error.retry_after_s is None:
         return ""
     seconds = max(1, -int(-error.retry_after_s // 1))
-    return f"Retry-After: {seconds}\r\nX-Orch-Retry-After-Ms: {max(1, round(error.retry_after_s * 1000))}\r\n"
+    return f"Retry-After: {seconds}\r\nX-Orch-Retry-After-Ms: {retry_ms(error)}\r\n"

@@ -8,8 +8,10 @@ from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import Admission
 from orchestrator.serving.http_routes import JSON
-from orchestrator.serving.oip import HeadCache, InferHead, Layout, decode_bytes, decode_json, encode_response
+from orchestrator.serving.oip import HeadCache, InferHead, Layout, Slot, decode_bytes, decode_json, encode_response
 from orchestrator.serving.oip_tensors import count_of
+from orchestrator.serving.shared_regions import Regions
+from orchestrator.serving.shared_tensors import SharedTensors
 from orchestrator.serving.tensors import TensorPool
 
 OCTETS = "application/octet-stream"
@@ -23,12 +25,19 @@ class InferBody:
     """
 
     __slots__ = (
-        *("_head", "_heads", "_json_left", "_layout", "_parts", "_targets", "_tensors", "_text", "admission"),
-        *("binary_bytes", "failure", "sink", "started"),
+        *("_head", "_heads", "_json_left", "_layout", "_parts", "_regions", "_shared", "_targets", "_tensors"),
+        *("_text", "admission", "binary_bytes", "failure", "sink", "started"),
     )
 
     def __init__(
-        self, admission: Admission, heads: HeadCache, tensors: TensorPool, *, json_bytes: int, binary_bytes: int
+        self,
+        admission: Admission,
+        heads: HeadCache,
+        tensors: TensorPool,
+        regions: Regions,
+        *,
+        json_bytes: int,
+        binary_bytes: int,
     ) -> None:
         self.admission = admission
         self.binary_bytes = binary_bytes
@@ -37,6 +46,8 @@ class InferBody:
         self.started = False
         self._heads = heads
         self._tensors = tensors
+        self._regions = regions
+        self._shared: SharedTensors | None = None
         self._json_left = json_bytes
         self._text = bytearray()
         self._head: InferHead
@@ -93,6 +104,8 @@ class InferBody:
                 says = self._layout.binary_bytes
                 what = f"the body holds {self.binary_bytes} bytes of binary tensors, its inputs say {says}"
                 raise OrchError(Kind.INVALID, what)
+            if self._layout.shares:
+                self._share()
         except OrchError as error:
             self.failure = error
             return
@@ -100,6 +113,11 @@ class InferBody:
             self.admission.served.pool.tighten(self.admission.ticket, self._head.timeout_s)
         self._provide()
         self.started = True
+
+    def _share(self) -> None:
+        """Find the regions of the outputs, and room for the inputs that will be read from theirs."""
+        self._shared = SharedTensors(self._head, self._regions, self._tensors)
+        self.admission.served.pool.enlarge(self.admission.ticket, self._layout.shared_bytes)
 
     def _provide(self) -> None:
         """Take memory for the binary tensors."""
@@ -121,6 +139,12 @@ class InferBody:
             self._targets.append(memory)
 
     @property
+    def id(self) -> str | None:
+        """Return the request's id, once its JSON is there; cut where no id needs to be that long."""
+        given = self._head.id if self.started else None
+        return None if given is None else given[:128]
+
+    @property
     def rows(self) -> int:
         """Return how many rows the request has along axis 0."""
         return self._layout.rows
@@ -130,7 +154,7 @@ class InferBody:
         arrays: list[Array] = [None] * len(self._layout.slots)  # type: ignore[list-item]
         for slot, part in zip(self._layout.slots, self._parts, strict=True):
             if part is None:
-                array = decode_json(slot)
+                array = self._elsewhere(slot)
             elif isinstance(part, bytearray):
                 where = f"input {slot.head.name!r}"
                 array = decode_bytes(memoryview(part), count_of(slot.shape), where).reshape(slot.shape)
@@ -139,8 +163,16 @@ class InferBody:
             arrays[slot.index] = array
         return arrays
 
+    def _elsewhere(self, slot: Slot) -> Array:
+        if slot.head.place is None:
+            return decode_json(slot)
+        assert self._shared is not None, "the layout says that there are places"
+        return self._shared.read(slot, slot.head.place)
+
     def recycle(self) -> None:
         """Give the tensors' memory back, once nothing reads it any more."""
+        if self._shared is not None:
+            self._shared.recycle()
         for part in self._parts:
             if part is not None and not isinstance(part, bytearray):
                 self._tensors.give(part)
@@ -150,7 +182,10 @@ class InferBody:
         """Return the answer's chunks, their length, its content type and its extra header line."""
         head = self._head
         signature = self.admission.served.signature
-        chunks, json_length = encode_response(signature, head.id, outputs, head.outputs, head.binary_default)
+        store = None if self._shared is None else self._shared.store
+        chunks, json_length = encode_response(
+            signature, head.id, outputs, head.outputs, head.binary_default, store=store
+        )
         length = sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
         if json_length is None:
             return chunks, length, JSON, ""

@@ -1,4 +1,4 @@
-"""The HTTP routes that carry no tensors: health, metadata, repository index, metrics."""
+"""The HTTP routes that carry no tensors: health, metadata, configuration, statistics, repository, metrics."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import orjson
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import http_regions
 from orchestrator.serving.dataplane import DataPlane
 from orchestrator.serving.http_head import STATUS, Head, answer_head, retry_headers
 from orchestrator.serving.oip import error_body, model_metadata, server_metadata
+from orchestrator.serving.repository import only_ready, refuse_change
+from orchestrator.serving.shared_regions import Regions
 
 JSON = "application/json"
+_CHALLENGE = "WWW-Authenticate: Bearer\r\n"
 STATISTICS = "stats"
 NOT_SERVED = {
-    STATISTICS: "the statistics extension; see /metrics and orch status",
-    "config": "the model configuration extension; what a model takes and gives is at /v2/models/NAME",
+    "logging": "clients do not change what a server logs; `orch logs --requests on NAME` does",
+    "trace": "traces are the client's: its traceparent is echoed, and written to the request log",
 }
-"""What other servers of the protocol answer below a model, and where to look instead."""
+"""Below v2: what Triton offers and orch does not, and what to use instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ Metrics = Callable[[str], tuple[bytes, str]]
 
 def error_answer(error: OrchError, **extra: object) -> Answer:
     """Return the answer for an error, by the one table of HTTP statuses."""
-    return Answer(STATUS[error.kind], error_body(error, **extra), JSON, retry_headers(error))
+    headers = _CHALLENGE if error.kind is Kind.UNAUTHORIZED else retry_headers(error)
+    return Answer(STATUS[error.kind], error_body(error, **extra), JSON, headers)
 
 
 def whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
@@ -46,18 +51,18 @@ def whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
     return head if head_only else head + reply.body
 
 
-def answer(head: Head, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
-    """Answer a request that is no inference."""
+def answer(head: Head, body: bytes | bytearray, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
+    """Answer a request that is no inference; `body` is cut where it is longer than any that means something."""
     try:
-        return _route(head, plane, metrics, version)
+        return _route(head, body, plane, metrics, version)
     except OrchError as error:
         return error_answer(error)
 
 
-def _route(head: Head, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
+def _route(head: Head, body: bytes | bytearray, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
     match head.parts:
         case ("v2",):
-            return _get(head) or _json(server_metadata(version))
+            return _get(head) or _json(server_metadata(version, shared_memory=plane.regions.offered))
         case ("v2", "health", "live"):
             return _get(head) or _truth(plane.live())
         case ("v2", "health", "ready"):
@@ -65,11 +70,28 @@ def _route(head: Head, plane: DataPlane, metrics: Metrics, version: str) -> Answ
         case ("metrics",):
             return _get(head) or Answer(200, *metrics(head.accept))
         case ("v2", "repository", "index"):
-            return _only(head, "POST") or _json(plane.index())
+            return _only(head, "POST") or _json(only_ready(plane.index(), ready=_asks_for_ready(body)))
+        case ("v2", "repository", "models", name, "load" | "unload" as action):
+            return _only(head, "POST") or refuse_change(name, action)
+        case ("v2", ("systemsharedmemory" | "cudasharedmemory") as folder, *rest):
+            return _regions(head, body, plane.regions, folder, rest)
+        case ("v2", extension, *_) if extension in NOT_SERVED:
+            raise OrchError(Kind.NOT_FOUND, f"not served: {NOT_SERVED[extension]}")
         case ("v2", "models", name, *rest) if name:
             return _model(head, plane, name, rest)
         case _:
             raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+
+
+def _regions(head: Head, body: bytes | bytearray, regions: Regions, folder: str, rest: list[str]) -> Answer:
+    asked = http_regions.asked_of(rest)
+    if asked is None:
+        raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+    refused = _get(head) if asked.action == "status" else _only(head, "POST")
+    if refused is not None:
+        return refused
+    listed = http_regions.perform(folder, asked, body, regions)
+    return Answer(200) if listed is None else _json(listed)
 
 
 def _model(head: Head, plane: DataPlane, name: str, rest: list[str]) -> Answer:
@@ -77,22 +99,29 @@ def _model(head: Head, plane: DataPlane, name: str, rest: list[str]) -> Answer:
     if rest[:1] == ["versions"] and len(rest) > 1:
         version, rest = rest[1], rest[2:]
     match rest:
-        case [extension] if extension in NOT_SERVED:
-            raise _not_served(extension)
         case [] if name == STATISTICS and version is None and name not in plane.served:
-            raise _not_served(name)
+            return _get(head) or _json({"model_stats": plane.statistics(None, None)})
         case []:
             return _get(head) or _json(model_metadata(plane.signature(name, version)))
         case ["ready"]:
             return _get(head) or _truth(plane.model_ready(name, version))
+        case ["config"]:
+            return _get(head) or _json(plane.config(name, version))
+        case ["stats"]:
+            return _get(head) or _json({"model_stats": plane.statistics(name, version)})
         case ["infer"]:
             return _only(head, "POST") or error_answer(OrchError(Kind.INTERNAL, "an inference lost its way"))
         case _:
             raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
 
 
-def _not_served(extension: str) -> OrchError:
-    return OrchError(Kind.NOT_FOUND, f"not served: {NOT_SERVED[extension]}")
+def _asks_for_ready(body: bytes | bytearray) -> bool:
+    """Tell whether only models that are ready are to be listed; a body that says nothing of it asks for all."""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(asked, dict) and asked.get("ready") is True
 
 
 def _get(head: Head) -> Answer | None:

@@ -14,6 +14,8 @@ from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_head import HeadParser
 from orchestrator.serving.http_routes import Metrics
 from orchestrator.serving.oip import HeadCache
+from orchestrator.serving.quota import Quotas
+from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.tensors import TensorPool
 
 BACKLOG = 4096  # connections that wait while a worker restarts; the kernel caps it at net.core.somaxconn
@@ -54,6 +56,8 @@ class HttpServer:
         limits: HttpLimits | None = None,
         token: Callable[[], str | None] = lambda: None,
         saturation: Callable[[str], float | None] = lambda _model: None,
+        quotas: Quotas | None = None,
+        requests: RequestLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared = Shared(
@@ -69,6 +73,8 @@ class HttpServer:
             scratch=bytearray(SCRATCH_BYTES),
             connections=set(),
             saturation=saturation,
+            quotas=quotas,
+            requests=requests or RequestLog(None),
             on_bug=on_bug,
         )
         self._server: asyncio.Server | None = None

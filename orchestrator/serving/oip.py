@@ -14,6 +14,7 @@ import orjson
 from orchestrator.backend.base import DTYPES, Array
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.model import TensorInfo
+from orchestrator.serving.contract import Priority, priority_of, retry_ms
 from orchestrator.serving.oip_tensors import (
     BINARY_ONLY,
     classify,
@@ -32,8 +33,11 @@ __all__ = [
     "InputHead",
     "Layout",
     "OutputHead",
+    "Place",
     "Signature",
     "Slot",
+    "Store",
+    "Told",
     "answered",
     "check_input",
     "check_once",
@@ -45,8 +49,10 @@ __all__ = [
     "error_text",
     "model_metadata",
     "parse_infer_head",
+    "place_of",
     "plan_inputs",
     "server_metadata",
+    "stored",
     "timeout_of",
 ]
 
@@ -60,28 +66,45 @@ MAX_PROBLEMS = 8
 """Problems told for one request; a client that sends a thousand wrong inputs needs no thousand lines."""
 MAX_CACHED_HEAD_BYTES = 4096
 """A longer head is not kept by the cache: it is parsed each time."""
-EXTENSIONS = ("binary_tensor_data", "classification", "schedule_policy", "model_repository_index")
+EXTENSIONS = (
+    "binary_tensor_data", "classification", "schedule_policy", "model_repository_index",
+    "model_configuration",
+    "statistics")
 """Of `schedule_policy` the parameters timeout and priority."""
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in system shared memory: in a registered region, from its byte `offset`."""
+
+    region: str
+    offset: int
+    byte_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class InputHead:
-    """What a request says of one input. `binary_size` bytes follow the head, or `data` is in it, or neither is."""
+    """What a request says of one input: `binary_size` bytes follow the head, or `data` is in it, or it is in `place`."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     binary_size: int | None
     data: Any | None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutputHead:
-    """One output that the request asks for. `binary` None follows the request's default; `classification` 0 is none."""
+    """One output that the request asks for; `classification` 0 is none.
+
+    `binary` None follows the request's default; with a `place` it is written there instead, if it fits.
+    """
 
     name: str
     binary: bool | None
     classification: int
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +117,7 @@ class InferHead:
     outputs: tuple[OutputHead, ...] | None
     binary_default: bool
     timeout_s: float | None
-    priority: int | None
+    priority: Priority | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +146,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The inputs in the request's order, as their binary parts follow each other, `binary_bytes` in all."""
+    """The inputs in the request's order, as their binary parts follow each other, `binary_bytes` in all.
+
+    `shared_bytes` are those in shared memory; `shares` tells whether any input or output lies there.
+    """
 
     slots: tuple[Slot, ...]
     rows: int
     binary_bytes: int
+    shared_bytes: int
+    shares: bool
 
 
 # Reading the head of a request.
@@ -150,7 +178,7 @@ def parse_infer_head(text: bytes | bytearray | memoryview) -> InferHead:
         outputs=check_once(tuple(_output_head(item, f"outputs[{i}]") for i, item in enumerate(outputs))) or None,
         binary_default=_optional(parameters, "binary_data_output", bool, "true or false", "parameters.") or False,
         timeout_s=timeout_of(parameters),
-        priority=_natural(parameters, "priority", "parameters."),
+        priority=priority_of(parameters.get("priority"), "parameters.priority"),
     )
 
 
@@ -164,17 +192,18 @@ def _input_head(item: object, where: str) -> InputHead:
     if type(item) is not dict:
         raise _invalid(where, f"must be an object, got {_seen(item)}")
     parameters = _object(item, "parameters", where + ".")
-    if "shared_memory_region" in parameters:
-        raise _invalid(where, "shared memory is not offered here; send the data in the request")
     size, data = _natural(parameters, "binary_data_size", where + ".parameters."), item.get("data")
-    if (size is None) == (data is None):
+    place = place_of(parameters, where + ".parameters.")
+    if place is not None and (size is not None or data is not None):
+        raise _invalid(where, "has data beside parameters.shared_memory_region; send one of them")
+    if place is None and (size is None) == (data is None):
         both = "both data and" if data is not None else "neither data nor"
         raise _invalid(where, f"has {both} parameters.binary_data_size; send one of them")
     if "shape" not in item:
         raise _invalid(f"{where}.shape", "is missing")
     datatype, shape = _required(item, "datatype", where), tuple(_list(item, "shape", where + "."))
     check_input(where, datatype, shape)
-    return InputHead(_required(item, "name", where), datatype, shape, size, data)
+    return InputHead(_required(item, "name", where), datatype, shape, size, data, place)
 
 
 def check_input(where: str, datatype: str, shape: tuple[Any, ...]) -> None:
@@ -190,11 +219,23 @@ def _output_head(item: object, where: str) -> OutputHead:
     if type(item) is not dict:
         raise _invalid(where, f"must be an object, got {_seen(item)}")
     parameters = _object(item, "parameters", where + ".")
-    if "shared_memory_region" in parameters:
-        raise _invalid(where, "shared memory is not offered here; the output comes in the response")
+    place = place_of(parameters, where + ".parameters.")
     binary = _optional(parameters, "binary_data", bool, "true or false", where + ".parameters.")
     classes = _natural(parameters, "classification", where + ".parameters.")
-    return OutputHead(_required(item, "name", where), binary, classes or 0)
+    if classes and place is not None:
+        raise _invalid(where, "classes are not written to shared memory; leave out one of the two")
+    return OutputHead(_required(item, "name", where), binary, classes or 0, place)
+
+
+def place_of(parameters: Mapping[str, Any], where: str) -> Place | None:
+    """Return where in shared memory a tensor's parameters say that it lies; `where` stands before their names."""
+    region: str | None = _optional(parameters, "shared_memory_region", str, "a string", where)
+    if region is None:
+        return None
+    size = _natural(parameters, "shared_memory_byte_size", where)
+    if size is None:
+        raise _invalid(f"{where}shared_memory_byte_size", "is missing")
+    return Place(region, _natural(parameters, "shared_memory_offset", where) or 0, size)
 
 
 def _shape_problem(shape: tuple[Any, ...]) -> str | None:
@@ -286,7 +327,14 @@ def plan_inputs(head: InferHead, signature: Signature) -> Layout:
         problems.append(Problem(f"the inputs have different numbers of rows: {sorted(rows)}"))
     if problems:
         raise OrchError(Kind.INVALID, problems[:MAX_PROBLEMS])
-    return Layout(tuple(slots), rows.pop() if rows else 1, sum(slot.head.binary_size or 0 for slot in slots))
+    places = [given.place for given in head.inputs if given.place is not None]
+    return Layout(
+        slots=tuple(slots),
+        rows=rows.pop() if rows else 1,
+        binary_bytes=sum(slot.head.binary_size or 0 for slot in slots),
+        shared_bytes=sum(place.byte_size for place in places),
+        shares=bool(places) or any(output.place is not None for output in head.outputs or ()),
+    )
 
 
 def _slot(index: int, given: InputHead) -> Slot:
@@ -300,14 +348,16 @@ def _input_problem(given: InputHead, tensor: TensorInfo, max_rows: int) -> str |
         return f"is {given.datatype}, the model takes {tensor.datatype}"
     if not _shape_fits(given.shape, tensor, max_rows):
         return f"has shape {list(given.shape)}, the model takes {_shape_text(tensor, max_rows)}"
-    if given.binary_size is None:
+    says, nbytes = "binary_data_size", given.binary_size
+    if given.place is not None:
+        says, nbytes = "shared_memory_byte_size", given.place.byte_size
+    if nbytes is None:
         return None
     count = count_of(given.shape)
     if given.datatype == "BYTES":
-        wrong = given.binary_size < 4 * count
-        return f"has {count} elements, too many for {given.binary_size} bytes" if wrong else None
+        return f"has {count} elements, too many for {nbytes} bytes" if nbytes < 4 * count else None
     size = count * DTYPES[given.datatype].itemsize
-    return None if given.binary_size == size else f"needs {size} bytes, binary_data_size says {given.binary_size}"
+    return None if nbytes == size else f"needs {size} bytes, {says} says {nbytes}"
 
 
 def _shape_fits(shape: tuple[int, ...], tensor: TensorInfo, max_rows: int) -> bool:
@@ -362,7 +412,7 @@ def _output_problems(head: InferHead, signature: Signature) -> Iterable[Problem]
 
 
 def _binary_is_needed(output: OutputHead, datatype: str, binary_default: bool) -> bool:
-    binary = binary_default if output.binary is None else output.binary
+    binary = output.place is not None or (binary_default if output.binary is None else output.binary)
     return not binary and not output.classification and datatype in BINARY_ONLY
 
 
@@ -429,12 +479,35 @@ def _keep(entries: OrderedDict[bytes, Any], text: bytes, value: object, limit: i
 
 
 class AnsweredOutput(NamedTuple):
-    """One output of a response; `binary` None follows the request's default."""
+    """One output of a response; `binary` None follows the request's default, with a `place` it goes there instead."""
 
     name: str
     binary: bool | None
     datatype: str
     array: Array
+    place: Place | None = None
+
+    def payload(self) -> bytes | memoryview:
+        """Return the tensor as its bytes, not copied where it has a fixed size."""
+        return encode_bytes(self.array) if self.datatype == "BYTES" else raw(self.array)
+
+
+Store = Callable[[Place, bytes | memoryview], None]
+"""Writes an output where the request wants it."""
+Told = dict[str, str | int]
+"""The parameters of an answered output that say where it is."""
+
+
+def stored(output: AnsweredOutput, place: Place, store: Store | None) -> Told:
+    """Write the output to its place and return the parameters that tell so; raise OrchError."""
+    data = output.payload()
+    if len(data) > place.byte_size:
+        what = f"has {len(data)} bytes, shared_memory_byte_size says {place.byte_size}"
+        raise _invalid(f"output {output.name!r}", what)
+    assert store is not None, "who takes requests with places stores"
+    store(place, data)
+    told: Told = {"shared_memory_region": place.region, "shared_memory_byte_size": len(data)}
+    return told | ({"shared_memory_offset": place.offset} if place.offset else {})
 
 
 def answered(
@@ -450,10 +523,10 @@ def answered(
     known = {output.name: output for output in whole}
     result = []
     for head in wanted:
-        _, _, datatype, array = known[head.name]
+        datatype, array = known[head.name].datatype, known[head.name].array
         if head.classification:
             datatype, array = "BYTES", classify(array, datatype, head.classification)
-        result.append(AnsweredOutput(head.name, head.binary, datatype, array))
+        result.append(AnsweredOutput(head.name, head.binary, datatype, array, head.place))
     return result
 
 
@@ -464,22 +537,26 @@ def encode_response(
     head_outputs: tuple[OutputHead, ...] | None,
     binary_default: bool,
     parameters: Mapping[str, Any] | None = None,
+    store: Store | None = None,
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return the chunks of the body and the length of its JSON part, None when there is no binary part.
 
-    `outputs` are in the model's order; binary ones are not copied but handed out as their own memory. NaN and infinity,
-    for which JSON has no word, are written as null. Raise OrchError INVALID for outputs without a JSON form.
+    `outputs` are in the model's order; binary ones are not copied but handed out as their own memory, and `store` takes
+    those that have a place. NaN and infinity, for which JSON has no word, are written as null. Raise OrchError INVALID
+    for outputs without a JSON form.
     """
     items: list[dict[str, Any]] = []
     parts: list[bytes | memoryview] = []
-    for name, binary, datatype, array in answered(signature, outputs, head_outputs):
-        item: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
-        if binary_default if binary is None else binary:
-            part = encode_bytes(array) if datatype == "BYTES" else raw(array)
+    for output in answered(signature, outputs, head_outputs):
+        item: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": output.array.shape}
+        if output.place is not None:
+            item["parameters"] = stored(output, output.place, store)
+        elif binary_default if output.binary is None else output.binary:
+            part = output.payload()
             item["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
-            item["data"] = _json_data(name, datatype, array)
+            item["data"] = _json_data(output.name, output.datatype, output.array)
         items.append(item)
     body: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version}
     if id is not None:
@@ -499,9 +576,10 @@ def _json_data(name: str, datatype: str, array: Array) -> object:
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def server_metadata(version: str = "") -> dict[str, Any]:
-    """Return the answer to `GET v2`."""
-    return {"name": "orch", "version": version, "extensions": list(EXTENSIONS)}
+def server_metadata(version: str = "", *, shared_memory: bool = False) -> dict[str, Any]:
+    """Return the answer to `GET v2`, with `system_shared_memory` where it is offered."""
+    extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+    return {"name": "orch", "version": version, "extensions": extensions}
 
 
 def model_metadata(signature: Signature, platform: str = "openvino") -> dict[str, Any]:
@@ -528,10 +606,10 @@ def error_text(error: OrchError) -> str:
 
 
 def error_body(error: OrchError, **extra: object) -> bytes:
-    """Return the protocol's error object; `extra` keys stand beside `error`, and `retry_after_ms` if it is known."""
-    body: dict[str, object] = {"error": error_text(error)}
+    """Return the protocol's error object: `error`, `code`, `retry_after_ms` if it is known, and the `extra` keys."""
+    body: dict[str, object] = {"error": error_text(error), "code": error.code}
     if error.retry_after_s is not None:
-        body["retry_after_ms"] = round(error.retry_after_s * 1000)
+        body["retry_after_ms"] = retry_ms(error)
     return orjson.dumps(body | extra, default=str)
 
 

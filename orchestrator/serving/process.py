@@ -27,15 +27,20 @@ from pydantic import ValidationError
 from orchestrator.backend.base import Backend
 from orchestrator.errors import Kind, OrchError
 from orchestrator.errors import render as render_error
-from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.manifest.spec import is_loopback
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.runner.worker import ServedModel, Worker
 from orchestrator.serving import admin
 from orchestrator.serving.dataplane import DataPlane, Served
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_server import HttpServer, listen
+from orchestrator.serving.kept_regions import KeptRegions
 from orchestrator.serving.monitor import STEP_S, Monitor
 from orchestrator.serving.oip import Signature
+from orchestrator.serving.quota import Quotas
+from orchestrator.serving.request_log import RequestLog
+from orchestrator.serving.shared_regions import LOOPBACK_ONLY, NOT_OFFERED, REGIONS_MAX, Regions
 from orchestrator.serving.token import TokenFile
 from orchestrator.telemetry.prometheus import make_registry, render
 
@@ -43,7 +48,7 @@ DRAIN_TIMEOUT_S = 30.0
 # Long enough that ordinary objects never wait for it, short enough that a slow leak of cycles is found.
 GC_THRESHOLDS = (50_000, 20, 50)
 
-FILES_KEPT = 200  # model files, engine, gRPC, control socket
+FILES_KEPT = 200 + REGIONS_MAX  # model files, engine, gRPC, control socket; shared memory
 PROGRESS_TIMEOUT_S = 5.0  # for a caller to take a line of progress; then it is told no more
 log = logging.getLogger("orch.worker")
 
@@ -57,6 +62,8 @@ class Start:
     generation: int
     listener: socket.socket | None = None
     """The HTTP listening socket, where the agent holds it."""
+    regions: Path | None = None
+    """Where registered shared memory is kept for the next worker; by default in `state`."""
 
 
 def run(start: Start, backend: Backend) -> int:
@@ -100,6 +107,17 @@ def connections_allowed() -> int:
     return default if files == resource.RLIM_INFINITY else max(1, min(default, files - FILES_KEPT))
 
 
+def refusal_of_shared_memory(endpoint: EndpointPlan) -> str | None:
+    """Return why clients may not name shared memory, None where they may.
+
+    Whoever can send a request could else have the worker read and write shared memory of other programs of its user.
+    """
+    if endpoint.shared_memory is not None:
+        return None if endpoint.shared_memory else NOT_OFFERED
+    addresses = [address for address in (endpoint.http, endpoint.grpc) if address is not None]
+    return None if all(map(is_loopback, addresses)) else LOOPBACK_ONLY
+
+
 def note_failure(state: Path, error: OrchError) -> None:
     with contextlib.suppress(OSError):
         (state / "failure.json").write_text(json.dumps(admin.error_to_json(error)))
@@ -125,6 +143,7 @@ class WorkerProcess:
         self._grpc: GrpcServer | None = None
         self._grpc_address: str | None = None
         self._fds: asyncio.Server | None = None
+        self._requests = RequestLog(start.state / "requests.log")
         self._changing = asyncio.Lock()
         self._applying: threading.Thread | None = None
         self._versions = (installed_version("orch-openvino"), _openvino_version())
@@ -151,6 +170,7 @@ class WorkerProcess:
             control.close()
             if self._fds is not None:
                 self._fds.close()
+            await asyncio.to_thread(self._requests.switch, False)
             await asyncio.to_thread(self._worker.close)
 
     async def _begin(self) -> bool:
@@ -175,8 +195,11 @@ class WorkerProcess:
 
     async def _listen(self) -> None:
         endpoint = self._start.plan.endpoint
+        self._plane.regions = self._regions(endpoint)
         token = TokenFile(Path(endpoint.token_file)) if endpoint.token_file else None
         read_token = token.read if token else lambda: None
+        quota = endpoint.quota
+        quotas = Quotas(quota.rate_per_s, quota.burst) if quota else None
         if endpoint.http is not None:
             self._listener = self._listener or listen(endpoint.http)
             self._http = HttpServer(
@@ -187,14 +210,32 @@ class WorkerProcess:
                 limits=HttpLimits(connections=connections_allowed()),
                 token=read_token,
                 saturation=self._monitor.saturation_value,
+                quotas=quotas,
+                requests=self._requests,
             )
             self._http_socket_name = self._listener.getsockname()[:2]  # the server closes the socket when it stops
             await self._http.start(self._listener)
             self._fds = await _offer_listener(self._start.state / "fds.sock", self._listener)
         if endpoint.grpc is not None:
-            self._grpc = GrpcServer(self._plane, endpoint.grpc, token=read_token, version=self._versions[0])
+            self._grpc = GrpcServer(
+                self._plane,
+                endpoint.grpc,
+                token=read_token,
+                version=self._versions[0],
+                quotas=quotas,
+                requests=self._requests,
+            )
             host = endpoint.grpc.rpartition(":")[0]
             self._grpc_address = f"{host}:{await self._grpc.start()}"
+
+    def _regions(self, endpoint: EndpointPlan) -> Regions:
+        """Return the shared memory that clients may use, and take up what they registered with the worker before."""
+        refusal = refusal_of_shared_memory(endpoint)
+        loop = asyncio.get_running_loop()
+        path = self._start.regions or self._start.state / "regions.json"
+        regions = Regions(refusal, kept=KeptRegions(path, lambda work: loop.run_in_executor(None, work)))
+        regions.take_up()
+        return regions
 
     def _http_address(self) -> str | None:
         if self._http_socket_name is None:
@@ -235,6 +276,7 @@ class WorkerProcess:
             "apply": self._on_apply,
             "drain": self._on_drain,
             "stop": self._on_stop,
+            "requests": self._on_requests,
             "benched": self._on_benched,
         }
 
@@ -311,6 +353,15 @@ class WorkerProcess:
         del progress
         self._monitor.benched(str(params.get("model")), _number(params, "capacity_per_s"))
         return {"ok": True}
+
+    async def _on_requests(self, params: admin.Json, progress: admin.Progress) -> Any:
+        """Switch the log of requests, and tell where it is."""
+        del progress
+        on = params.get("on")
+        if not isinstance(on, bool):
+            raise OrchError(Kind.INVALID, f"on must be true or false, got {on!r}")
+        await asyncio.to_thread(self._requests.switch, on)
+        return {"on": self._requests.on, "path": str(self._requests.path)}
 
     async def _on_stop(self, params: admin.Json, progress: admin.Progress) -> Any:
         del params, progress

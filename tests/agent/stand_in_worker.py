@@ -120,6 +120,7 @@ def main() -> int:
     parser.add_argument("--generation", type=int)
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--cores")
+    parser.add_argument("--regions", type=Path)
     options = parser.parse_args()
     listener = None if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
     plan = DeploymentPlan.model_validate_json(options.plan.read_text())

@@ -87,6 +87,23 @@ def test_a_change_of_the_address_replaces_the_worker_and_the_old_one_ends(agent:
     assert agent.workers() == [item["worker"]["pid"]]
 
 
+def kept_regions(agent: Agent) -> Path:
+    """Return the file in which the worker that serves keeps its regions of shared memory."""
+    arguments = Path(f"/proc/{agent.item()['worker']['pid']}/cmdline").read_bytes().split(b"\0")
+    return Path(os.fsdecode(arguments[arguments.index(b"--regions") + 1]))
+
+
+def test_the_workers_of_a_deployment_keep_shared_memory_in_one_file_that_ends_with_it(agent: Agent) -> None:
+    agent.apply(manifest())
+    kept = kept_regions(agent)
+    kept.write_text("[]")
+    agent.apply(manifest(http=f"127.0.0.1:{free_port()}"))
+    assert kept_regions(agent) == kept
+    assert kept.exists()
+    agent.call("delete", {"names": ["shop"]})
+    assert not kept.exists()
+
+
 def test_a_refused_change_leaves_the_old_plan_serving_and_is_told(agent: Agent) -> None:
     agent.apply(manifest())
     pid = agent.item()["worker"]["pid"]

@@ -54,6 +54,8 @@ def test_long_names_get_short_folders_of_their_own() -> None:
     assert len({place.folder for place in places}) == 4
     assert all(len(str(place.control)) <= paths.SOCKET_PATH_MAX_BYTES for place in places)
     assert layout.worker("shop").folder == layout.workers / "shop"
+    assert len({layout.regions(name) for name in names}) == 2
+    assert layout.regions("shop") == layout.workers / "shop.regions.json"
 
 
 ASK = """

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from orchestrator.backend.base import DTYPES, Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.model import Dim, TensorInfo
+from orchestrator.serving.contract import Priority
 from orchestrator.serving.oip import Signature
+from orchestrator.serving.repository import model_config
+from orchestrator.serving.shared_regions import Regions
+from orchestrator.serving.statistics import counted, model_statistics
+from orchestrator.telemetry.recorder import Recorder
 
 
 def tensor(name: str, datatype: str, *sizes: int | None) -> TensorInfo:
@@ -52,6 +58,8 @@ class Answer:
     """What an inference gave."""
 
     outputs: tuple[Array, ...]
+    queue_s: float = 0.001
+    service_s: float = 0.002
 
 
 @dataclass
@@ -66,6 +74,8 @@ class DoublingPlane:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     timeouts: list[float | None] = field(default_factory=list)
+    priorities: list[Priority | None] = field(default_factory=list)
+    regions: Regions = field(default_factory=Regions)
 
     def live(self) -> bool:
         """Tell that it lives."""
@@ -89,9 +99,27 @@ class DoublingPlane:
         """Return all models."""
         return [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in sorted(self.models)]
 
-    def admit(self, name: str, version: str | None, *, nbytes: int, timeout_s: float | None = None) -> Signature:
+    def config(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the configuration of a model with one infer request."""
+        return model_config(self.signature(name, version), 1)
+
+    def statistics(self, name: str | None, version: str | None) -> list[dict[str, Any]]:
+        """Return the statistics of models that have served nothing."""
+        names = sorted(self.models) if name is None else [self.signature(name, version).name]
+        return [model_statistics(each, "1", counted(Recorder(0.0)), 0) for each in names]
+
+    def admit(
+        self,
+        name: str,
+        version: str | None,
+        *,
+        nbytes: int,
+        timeout_s: float | None = None,
+        priority: Priority | None = None,
+    ) -> Signature:
         """Take a place."""
         self.timeouts.append(timeout_s)
+        self.priorities.append(priority)
         if self.refusal is not None:
             raise self.refusal
         signature = self.signature(name, version)
@@ -101,6 +129,9 @@ class DoublingPlane:
     def release(self, admission: Signature) -> None:
         """Give the place back."""
         self.held -= 1
+
+    def enlarge(self, admission: Signature, nbytes: int) -> None:
+        """Count tensors from shared memory, of which any number is taken."""
 
     async def infer(self, admission: Signature, rows: int, arrays: Sequence[Array]) -> Answer:
         """Double the inputs."""

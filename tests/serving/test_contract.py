@@ -85,7 +85,7 @@ def test_a_priority_is_tritons_number_or_the_word(value: object, priority: str |
 
 @pytest.mark.parametrize("value", [-1, True, 1.0, "Critical", "", "4x", [], {}])
 def test_what_is_no_priority_is_refused_with_its_place(value: object) -> None:
-    with pytest.raises(OrchError, match="parameters.priority: must be an integer of at least 0 or one of critical"):
+    with pytest.raises(OrchError, match=r"parameters\.priority: must be an integer of at least 0 or one of critical"):
         priority_of(value, "parameters.priority")
 
 

@@ -344,7 +344,8 @@ def test_a_full_pool_refuses_at_the_head_and_the_connection_goes_on(
             second.send(body[10:])
             assert (reply.status, reply.closes) == (503, False)
             assert int(reply.headers["retry-after"]) >= 1
-            assert reply.json.keys() == {"error", "model", "retry_after_ms", "saturation"}
+            assert reply.json.keys() == {"error", "code", "model", "retry_after_ms", "saturation"}
+            assert reply.json["code"] == "QUEUE_FULL"
             assert (reply.json["model"], reply.json["saturation"]) == ("double", 1.25)
             assert reply.json["retry_after_ms"] == int(reply.headers["x-orch-retry-after-ms"])
             assert second.ask(READY).status == 200  # a full pool is still ready

@@ -258,13 +258,23 @@ def test_what_is_not_there_is_told_and_the_connection_goes_on(
 
 
 @pytest.mark.parametrize(
-    "path", ["stats", "tiny_mlp/stats", "tiny_mlp/versions/1/stats", "nobody/config", "tiny_mlp/config"]
+    ("request_", "status"),
+    [
+        (get("/v2/logging"), 404),
+        (post("x", b"{}").replace(b"models/x/infer", b"logging"), 404),
+        (get("/v2/trace/setting"), 404),
+        (post("x", b"{}").replace(b"models/x/infer", b"repository/models/tiny_mlp/load"), 400),
+        (post("x", b"{}").replace(b"models/x/infer", b"repository/models/nobody/unload"), 400),
+    ],
 )
-def test_extensions_that_are_not_served_are_called_so(running: Running, path: str) -> None:
+def test_what_clients_may_not_do_is_refused_with_what_to_do_instead(
+    running: Running, request_: bytes, status: int
+) -> None:
     with running.connect() as wire:
-        reply = wire.ask(get(f"/v2/models/{path}"))
-        assert reply.status == 404
-        assert reply.error.startswith("not served: the ")
+        reply = wire.ask(request_)
+        assert reply.status == status
+        assert "orch" in reply.error or "traceparent" in reply.error
+        assert wire.ask(get("/v2/health/live")).status == 200
 
 
 def test_head_is_answered_like_get_without_the_body(running: Running) -> None:

@@ -27,6 +27,11 @@ def an_input(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**item, **changes}.items() if value is not ...}
 
 
+def a_place() -> dict[str, Any]:
+    """Return the parameters of a tensor of 8 bytes in shared memory."""
+    return {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+
+
 def a_request(*inputs: dict[str, Any], **changes: Any) -> bytes:
     return json.dumps({"inputs": list(inputs) or [an_input()], **changes}).encode()
 
@@ -57,6 +62,38 @@ def refused_as_invalid_at_most() -> Iterator[None]:
 # Heads.
 
 
+def test_a_tensor_in_shared_memory_has_a_place_and_no_data() -> None:
+    text = a_request(
+        an_input(parameters={**a_place(), "shared_memory_offset": 64}),
+        outputs=[{"name": "y", "parameters": {**a_place(), "binary_data": False}}],
+    )
+    head = oip.parse_infer_head(text)
+    assert head.inputs == (oip.InputHead("x", "FP32", (1, 2), None, None, oip.Place("r", 64, 8)),)
+    assert head.outputs == (oip.OutputHead("y", False, 0, oip.Place("r", 0, 8)),)
+    layout = oip.plan_inputs(head, doubler("FP32", 1, 2))
+    assert (layout.binary_bytes, layout.shared_bytes, layout.shares) == (0, 8, True)
+    assert not oip.plan_inputs(oip.parse_infer_head(a_request()), doubler("FP32", 1, 2)).shares
+
+
+def test_an_output_with_a_place_is_stored_there_and_told_of_in_the_answer() -> None:
+    written: list[tuple[oip.Place, bytes]] = []
+    output = np.array([[1, 2]], np.float32)
+    place = oip.Place("r", 16, 100)
+    wanted = (oip.OutputHead("y", True, 0, place),)
+    chunks, length = oip.encode_response(
+        doubler("FP32", 1, 2), None, [output], wanted, True, store=lambda at, data: written.append((at, bytes(data)))
+    )
+    assert written == [(place, output.tobytes())]
+    assert length is None
+    (item,) = json.loads(b"".join(chunks))["outputs"]
+    assert item == {
+        "name": "y",
+        "datatype": "FP32",
+        "shape": [1, 2],
+        "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 16},
+    }
+
+
 def test_a_head_is_read_whole() -> None:
     text = a_request(
         an_input(),
@@ -71,7 +108,7 @@ def test_a_head_is_read_whole() -> None:
         outputs=(oip.OutputHead("y", False, 3), oip.OutputHead("z", None, 0)),
         binary_default=True,
         timeout_s=0.0025,
-        priority=2,
+        priority="default",
     )
 
 
@@ -118,7 +155,21 @@ def test_what_a_head_leaves_out_has_its_default() -> None:
         (a_request(an_input(parameters={})), "inputs[0]: has neither data nor parameters.binary_data_size"),
         (a_request(an_input(data=[1, 2])), "inputs[0]: has both data and parameters.binary_data_size"),
         (a_request(an_input(parameters={"binary_data_size": -8})), "must be an integer of at least 0, got -8"),
-        (a_request(an_input(parameters={"shared_memory_region": "r"})), "shared memory is not offered here"),
+        (
+            a_request(an_input(parameters={"shared_memory_region": "r"})),
+            "inputs[0].parameters.shared_memory_byte_size: is missing",
+        ),
+        (a_request(an_input(parameters={"shared_memory_region": 1})), "shared_memory_region: must be a string, got 1"),
+        (
+            a_request(an_input(parameters=a_place() | {"shared_memory_offset": -1})),
+            "shared_memory_offset: must be an integer of at least 0, got -1",
+        ),
+        (a_request(an_input(parameters=a_place(), data=[1, 2])), "has data beside parameters.shared_memory_region"),
+        (a_request(an_input(parameters=a_place() | {"binary_data_size": 8})), "has data beside"),
+        (
+            a_request(outputs=[{"name": "y", "parameters": a_place() | {"classification": 2}}]),
+            "outputs[0]: classes are not written to shared memory",
+        ),
         (a_request(an_input(), an_input()), "'x' is named twice"),
         (a_request(outputs=[{"name": "y"}, {"name": "y"}]), "'y' is named twice"),
         (a_request(outputs=[{}]), "outputs[0].name: is missing"),
@@ -506,6 +557,7 @@ def test_an_error_body_carries_what_to_do_and_when_to_come_back() -> None:
     error = OrchError(Kind.OVERLOADED, "the pool is full", hint="come back later", retry_after_s=0.25)
     assert json.loads(oip.error_body(error, model="m")) == {
         "error": "the pool is full (come back later)",
+        "code": "OVERLOADED",
         "retry_after_ms": 250,
         "model": "m",
     }
