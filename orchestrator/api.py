@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +23,7 @@ from orchestrator.manifest.model_file import check_sources, resolve_source
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import grant_cpus, resolve
 from orchestrator.runner.decide import Policy, find
+from orchestrator.runner.gathering import Gatherer, Result
 from orchestrator.runner.locks import read_beside
 from orchestrator.runner.pool import Outcome, Pool
 from orchestrator.runner.worker import Worker
@@ -99,16 +102,52 @@ class _Bridges:
         return bridge
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the shapes of a call's inputs mean: its rows, and whether they may share an inference with others'."""
+
+    rows: int
+    gathers: bool
+
+
+class _Coroutine:
+    """A coroutine that waits for the result of its call in the line."""
+
+    __slots__ = ("_tell", "answer")
+
+    def __init__(self, answer: asyncio.Future[Result], bridge: Bridge) -> None:
+        self.answer = answer
+        self._tell = bridge.to_loop(self._told)  # type: ignore[arg-type]
+
+    def wants(self) -> bool:
+        """Tell whether it was not cancelled."""
+        return not self.answer.cancelled()
+
+    def told(self, result: Result) -> None:
+        """Take the result, on any thread."""
+        self._tell(result)  # type: ignore[arg-type]
+
+    def _told(self, result: Result) -> None:
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+
 class Model:
-    """One model of an open deployment. Safe to call from any number of threads and coroutines."""
+    """One model of an open deployment. Safe to call from any number of threads and coroutines.
+
+    Calls that are under way together share inferences where the plan or the model's speed has that; alone, a call is
+    inferred at once.
+    """
 
     def __init__(self, signature: Signature, pool: Pool, bridges: _Bridges) -> None:
         self.signature = signature
         self._pool = pool
         self._bridges = bridges
+        self._line = Gatherer(pool) if pool.inline and pool.batch > 1 else None
+        self._inputs = tuple((tensor.name, DTYPES[tensor.datatype]) for tensor in signature.inputs)
         self._datatypes = {tensor.name: tensor.datatype for tensor in signature.inputs}
         self._outputs = tuple(tensor.name for tensor in signature.outputs)
-        self._layouts: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
+        self._layouts: dict[tuple[tuple[int, ...], ...], _Layout] = {}
 
     def infer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
         """Return the outputs by name for the inputs by name; waits for its turn in the pool.
@@ -118,7 +157,9 @@ class Model:
         the pool is full, DEADLINE when `timeout_s` (or the manifest's) passes before the inference starts or when the
         inference hangs, UNAVAILABLE once the deployment is closed.
         """
-        arrays, rows = self._arrays(inputs)
+        arrays, layout = self._arrays(inputs)
+        if self._line is not None and layout.gathers:
+            return self._named(self._line.infer(arrays, layout.rows, timeout_s))
         outcomes: list[Outcome] = []
         ended = threading.Lock()  # the cheapest thing that a thread can wait for
         ended.acquire()
@@ -127,24 +168,53 @@ class Model:
             outcomes.append(outcome)
             ended.release()
 
-        ticket = self._submit(arrays, rows, done, timeout_s)
+        ticket = self._enter(arrays, layout, done, timeout_s)
         if not ended.acquire(timeout=self._pool.longest_s):
             self._pool.cancel(ticket)
             raise OrchError(Kind.INTERNAL, "the pool did not answer; please report it", where=self.signature.name)
-        return self._named(outcomes[0])
+        return self._named(_result(outcomes[0]))
 
-    async def ainfer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
-        """Do what `infer` does, from a coroutine; cancelling it cancels the work."""
-        arrays, rows = self._arrays(inputs)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Outcome] = loop.create_future()
+    def submit(
+        self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None
+    ) -> Future[dict[str, Array]]:
+        """Return at once with the future of what `infer` returns or raises; for many calls from one thread.
+
+        Of a fast model the calls line up, and are inferred together once they make a batch, or by the first `result`
+        that is waited for; with nobody waiting, a millisecond later. What does not fit is raised here.
+        """
+        arrays, layout = self._arrays(inputs)
+        if self._line is not None and layout.gathers:
+            return self._line.submit(arrays, layout.rows, timeout_s, self._outputs)
+        answer: Future[dict[str, Array]] = Future()
+        answer.set_running_or_notify_cancel()  # what is in the pool can be cancelled no more
 
         def done(outcome: Outcome) -> None:
-            if not answer.done():
-                answer.set_result(outcome)
+            try:
+                answer.set_result(self._named(_result(outcome)))
+            except OrchError as error:
+                answer.set_exception(error)
 
+        try:
+            self._enter(arrays, layout, done, timeout_s)
+        except OrchError as error:
+            answer.set_exception(error)
+        return answer
+
+    async def ainfer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
+        """Do what `infer` does, from a coroutine; cancelling it cancels the work.
+
+        Of a fast model, the calls of one turn of the loop are inferred together, on the loop's thread.
+        """
+        arrays, layout = self._arrays(inputs)
+        loop = asyncio.get_running_loop()
         bridge = self._bridges.of(loop)
-        ticket = self._submit(arrays, rows, bridge.to_loop(done), timeout_s, later=True)
+        answer: asyncio.Future[Result] = loop.create_future()
+        asker = _Coroutine(answer, bridge)
+        if self._line is not None and layout.gathers:
+            self._line.add(arrays, layout.rows, timeout_s, asker)
+            bridge.run_soon(self._line)
+            return self._named(await answer)
+        ticket = self._enter(arrays, layout, lambda outcome: asker.told(_result(outcome)), timeout_s, later=True)
         if self._pool.inline:
             bridge.run_soon(self._pool)
         try:
@@ -153,10 +223,15 @@ class Model:
             self._pool.cancel(ticket)
             raise
 
-    def _submit(
+    def close(self) -> None:
+        """Infer what still stands in the line."""
+        if self._line is not None:
+            self._line.close()
+
+    def _enter(
         self,
-        arrays: list[Array],
-        rows: int,
+        arrays: Sequence[Array],
+        layout: _Layout,
         done: Callable[[Outcome], None],
         timeout_s: float | None,
         *,
@@ -164,20 +239,42 @@ class Model:
     ) -> Ticket:
         pool = self._pool
         ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s)
-        pool.submit(ticket, arrays, done, rows=rows if pool.batch > 1 else 1, later=later)
+        pool.submit(ticket, arrays, done, rows=layout.rows if pool.batch > 1 else 1, later=later)
         return ticket
 
-    def _arrays(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[Array], int]:
-        """Return the inputs in the model's order, and their rows; raise INVALID with everything that is wrong."""
+    def _arrays(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[Array], _Layout]:
+        """Return the inputs in the model's order, and how they lie; raise INVALID with everything that is wrong."""
+        arrays: list[Array] = []
+        for name, dtype in self._inputs:
+            value = inputs.get(name)
+            # Most are as they have to be; what this takes is on every call's way.
+            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.c_contiguous:
+                break
+            arrays.append(value)
+        if len(arrays) != len(inputs) or len(arrays) != len(self._inputs):
+            return self._converted(inputs)
+        key = tuple([array.shape for array in arrays])
+        layout = self._layouts.get(key)
+        return arrays, self._remember(
+            key, dict(zip(self._datatypes, arrays, strict=True))
+        ) if layout is None else layout
+
+    def _converted(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[Array], _Layout]:
         given = {name: _array(name, value, self._datatypes.get(name)) for name, value in inputs.items()}
-        key = tuple((name, array.shape) for name, array in given.items())
-        rows = self._layouts.get(key)
-        if rows is None:
-            rows = self._plan(given)
-            if len(self._layouts) >= LAYOUTS_MAX:
-                self._layouts = {}
-            self._layouts[key] = rows
-        return [given[name] for name in self._datatypes], rows
+        if given.keys() != self._datatypes.keys():
+            self._plan(given)
+        arrays = [given[name] for name in self._datatypes]
+        key = tuple([array.shape for array in arrays])
+        return arrays, self._layouts.get(key) or self._remember(key, given)
+
+    def _remember(self, key: tuple[tuple[int, ...], ...], given: Mapping[str, Array]) -> _Layout:
+        rows = self._plan(given)
+        first = {shape[0] if shape else 0 for shape in key}
+        gathers = self._line is not None and len(first) == 1 and 1 <= max(first) <= self._pool.batch
+        if len(self._layouts) >= LAYOUTS_MAX:
+            self._layouts = {}
+        layout = self._layouts[key] = _Layout(max(first) if gathers else rows, gathers)
+        return layout
 
     def _plan(self, given: Mapping[str, Array]) -> int:
         heads = tuple(
@@ -186,10 +283,14 @@ class Model:
         head = InferHead(None, {}, heads, None, True, None, None)  # True: no output needs a form in JSON
         return plan_inputs(head, self.signature).rows
 
-    def _named(self, outcome: Outcome) -> dict[str, Array]:
-        if outcome.error is not None:
-            raise outcome.error
-        return dict(zip(self._outputs, outcome.outputs, strict=True))
+    def _named(self, result: Result) -> dict[str, Array]:
+        if isinstance(result, OrchError):
+            raise result
+        return dict(zip(self._outputs, result, strict=True))
+
+
+def _result(outcome: Outcome) -> Result:
+    return outcome.outputs if outcome.error is None else outcome.error
 
 
 def _array(name: str, value: npt.ArrayLike, datatype: str | None) -> Array:
@@ -260,6 +361,8 @@ class Deployment:
                 return
             self._stopped.set()
         self._watcher.join(timeout=5.0)
+        for model in self.models.values():
+            model.close()
         self._worker.drain(DRAIN_TIMEOUT_S)
         self._worker.close()
 

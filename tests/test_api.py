@@ -99,6 +99,49 @@ def test_a_hundred_coroutines_get_each_their_own_answers(digits: orchestrator.De
     assert len(model._bridges._by_loop) == 1
 
 
+def requests(deployment: orchestrator.Deployment) -> int:
+    """Return how many requests the digits' pool has answered."""
+    return sum(model._pool.snapshot().totals.completed for model in deployment.models.values())
+
+
+def test_coroutines_of_one_turn_share_inferences(digits: orchestrator.Deployment) -> None:
+    model = digits["digits"]
+    assert model._line is not None, "the digits take microseconds"
+
+    async def main() -> None:
+        await asyncio.gather(*(model.ainfer({"image": image(number)}) for number in range(64)))
+
+    before = requests(digits)
+    asyncio.run(main())
+    assert requests(digits) - before == 1
+
+
+def test_futures_of_one_thread_share_inferences_and_get_each_their_own_answers(digits: orchestrator.Deployment) -> None:
+    model = digits["digits"]
+    expected = [model.infer({"image": image(number)}) for number in range(128)]
+    before = requests(digits)
+    answers = [model.submit({"image": image(number)}) for number in range(128)]
+    for answer, wanted in zip(answers, expected, strict=True):
+        for name, output in answer.result().items():
+            np.testing.assert_allclose(output, wanted[name], rtol=1e-4, atol=1e-5)
+    assert requests(digits) - before < 64  # 2, but for what the line's own thread took first
+
+
+def test_futures_of_a_model_that_waits_for_a_device_are_answered(tmp_path: Path) -> None:
+    with orchestrator.open(written(tmp_path, "identity_bytes")) as deployment:
+        model = deployment["identity-bytes"]
+        answers = [model.submit({"data": [[str(number).encode(), b"x"]]}) for number in range(20)]
+        outputs = [next(iter(answer.result(20).values())).tolist() for answer in answers]
+        assert outputs == [[[str(number).encode(), b"x"]] for number in range(20)]
+        late = model.submit({"data": [[b"a", b"b"]]}, timeout_s=0.0)
+        assert isinstance(late.exception(20), OrchError)
+
+
+def test_inputs_that_do_not_fit_are_refused_where_they_are_submitted(digits: orchestrator.Deployment) -> None:
+    with pytest.raises(OrchError, match="picture"):
+        digits["digits"].submit({"picture": image(1)})
+
+
 def test_two_loops_at_once_get_their_own_answers(digits: orchestrator.Deployment) -> None:
     model = digits["digits"]
 
@@ -194,6 +237,8 @@ def test_a_closed_deployment_refuses_and_may_be_closed_again(tmp_path: Path) -> 
         closer.join()
     deployment.close()
     assert failure(model, inputs).kind is Kind.UNAVAILABLE
+    with pytest.raises(OrchError, match="drain"):
+        model.submit(inputs).result(20)
     assert threading.active_count() < before
     assert deployment.status() == []
 

@@ -91,7 +91,7 @@ class InlinePool(Pool):
         """Infer what waits, here and now, unless another thread does; `done` is called on this thread."""
         while self._scheduler.queued and self._turn.acquire(blocking=False):
             try:
-                while (batch := self._take()) is not None:
+                while self._scheduler.queued and (batch := self._take()) is not None:
                     self._answer(batch)
             finally:
                 self._turn.release()
@@ -122,8 +122,10 @@ class InlinePool(Pool):
     def _infer(self, batch: Batch) -> Sequence[tuple[Array, ...]] | OrchError:
         try:
             if len(batch.tickets) == 1:
-                self._alone.infer(batch.tickets[0].payload.arrays)
-                return [self._alone.outputs()]
+                arrays = batch.tickets[0].payload.arrays
+                request = self._together if self._rows and 1 < len(arrays[0]) <= self.batch else self._alone
+                request.infer(arrays)
+                return [request.outputs()]
             self._together.infer(self._gathered(batch))
             return split(self._together.outputs(), batch, batch.rows)
         except OrchError as error:
