@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 from typing import Any, Protocol
 
 from orchestrator.backend.base import Array
@@ -37,13 +36,6 @@ class Admission:
 
     served: Served
     ticket: Ticket
-
-
-class Runs(Protocol):
-    """An inline pool, or what lines calls up in front of one."""
-
-    def run(self) -> bool | None:
-        """Infer what waits; True: there is more, for the loop's next turn."""
 
 
 class Runs(Protocol):
