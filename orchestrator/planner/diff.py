@@ -78,8 +78,12 @@ def _endpoint_details(old: EndpointPlan, new: EndpointPlan) -> list[str]:
     return [
         detail
         for field in sorted(EndpointPlan.model_fields)
-        for detail in _detail(field, getattr(old, field) or "none", getattr(new, field) or "none")
+        for detail in _detail(field, _or_none(getattr(old, field)), _or_none(getattr(new, field)))
     ]
+
+
+def _or_none(value: object) -> object:
+    return "none" if value is None else value
 
 
 def _model_change(name: str, old: ModelPlan | None, new: ModelPlan | None) -> Change:

@@ -243,6 +243,16 @@ class Pool:
         with self._lock:
             ticket.deadline = min(ticket.deadline, ticket.arrived + timeout_s)
 
+    def enlarge(self, ticket: Ticket, nbytes: int) -> None:
+        """Count tensors that come from elsewhere than the request; raise TOO_LARGE or OVERLOADED, and drop it."""
+        with self._lock:
+            refusal = self._scheduler.enlarge(ticket, nbytes)
+            if refusal is None:
+                return
+            self._recorder.rejected(self._clock())
+            self._check_drained()
+        raise self._refused(refusal)
+
     def cancel(self, ticket: Ticket) -> None:
         """Drop the request: its caller is gone. What runs already runs to its end, unanswered."""
         with self._lock:

@@ -163,6 +163,21 @@ class Scheduler:
             return Cause.MEMORY_FULL
         return None
 
+    def enlarge(self, ticket: Ticket, nbytes: int) -> Refusal | None:
+        """Count `nbytes` more for a request that is coming in; where there is no room for them it is dropped."""
+        if ticket.state is not State.RECEIVING:
+            return None  # dropped already
+        if ticket.nbytes + nbytes > self.limits.memory_bytes:
+            cause = Cause.TOO_LARGE
+        elif self._held_bytes + nbytes > self.limits.memory_bytes:
+            cause = Cause.MEMORY_FULL
+        else:
+            ticket.nbytes += nbytes
+            self._held_bytes += nbytes
+            return None
+        self._drop(ticket)
+        return Refusal(cause, self.retry_after_s())
+
     def retry_after_s(self) -> float:
         """Return about how long it takes until half of what waits is served; 50 ms where nothing is known."""
         if self.service_s is None:
