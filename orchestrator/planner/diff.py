@@ -83,6 +83,8 @@ def _endpoint_details(old: EndpointPlan, new: EndpointPlan) -> list[str]:
 
 
 def _or_none(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()  # as the manifest has it
     return "none" if value is None else value
 
 
