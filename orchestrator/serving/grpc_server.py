@@ -297,7 +297,8 @@ class GrpcServer:
         return oip_messages.ModelReadyResponse(ready=ready)
 
     def _server_metadata(self, _data: bytes) -> Any:
-        return oip_messages.ServerMetadataResponse(**server_metadata(self._version, shared_memory=self._plane.regions.offered))
+        offered = self._plane.regions.offered
+        return oip_messages.ServerMetadataResponse(**server_metadata(self._version, shared_memory=offered))
 
     def _model_metadata(self, data: bytes) -> Any:
         request = grpc_infer.parse(oip_messages.ModelMetadataRequest.FromString, data)

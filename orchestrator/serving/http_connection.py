@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas, client
 from orchestrator.serving.request_log import Caller, Ended, RequestLog
 from orchestrator.serving.tensors import TensorPool
+from orchestrator.serving.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -72,6 +73,7 @@ class Shared:
     saturation: Callable[[str], float | None]
     quotas: Quotas | None
     requests: RequestLog
+    turns: Turns
     on_bug: Callable[[BaseException], None]
 
 
@@ -291,7 +293,30 @@ class Connection(asyncio.BufferedProtocol):
             self._submit(body)
         elif body.failure is not None:
             self._answer_bad(body, body.failure)
+        elif body.long:
+            self._phase = Phase.BUSY
+            self._in_turns(body, body.read(), lambda: self._has_read(body))
         return rest
+
+    def _in_turns(self, body: InferBody, steps: Iterator[None], then: Callable[[], None]) -> None:
+        """Let the loop do long work for this request in steps, and then go on, if the client is still there."""
+
+        def ended(error: Exception | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                then()
+            except Exception as failure:  # noqa: BLE001 - the one boundary of this connection
+                self._give_up(failure)
+            self._go_on()
+
+        self._shared.turns.start(steps, ended, lambda: self._body is body)
+
+    def _has_read(self, body: InferBody) -> None:
+        if body.failure is not None:
+            self._answer_bad(body, body.failure)
+        else:
+            self._submit(body)
 
     def _submit(self, body: InferBody) -> None:
         try:
@@ -357,13 +382,20 @@ class Connection(asyncio.BufferedProtocol):
         """Answer an inference that has ended, and go on with what came meanwhile."""
         if self._body is not body:
             return  # the client went away
-        self._body = None
-        self._phase = Phase.HEAD
         try:
-            self._send_outcome(body, outcome)
+            long = body.long_outputs(outcome.outputs)
+            if long:
+                self._in_turns(body, body.write(long), lambda: self._finish(body, outcome))
+                return
+            self._finish(body, outcome)
         except Exception as error:  # noqa: BLE001 - the one boundary of this connection
             self._give_up(error)
         self._go_on()
+
+    def _finish(self, body: InferBody, outcome: Outcome) -> None:
+        self._body = None
+        self._phase = Phase.HEAD
+        self._send_outcome(body, outcome)
 
     def _send_outcome(self, body: InferBody, outcome: Outcome) -> None:
         head = self._head
@@ -402,9 +434,8 @@ class Connection(asyncio.BufferedProtocol):
         head, shared = self._head, self._shared
         total_s = 0.0 if body is None else shared.clock() - body.admission.ticket.arrived
         model = head.parts[2] if len(head.parts) > 2 else ""
-        who = Caller(
-            "http", model[:128], head.said.request_id or "", body and body.id, head.said.trace_id, self._client()
-        )
+        id_ = None if body is None else body.id
+        who = Caller("http", model[:128], head.said.request_id or "", id_, head.said.trace_id, self._client())
         shared.requests.note(who, head.content_length or 0, ended, total_s)
 
     def _client(self) -> str:

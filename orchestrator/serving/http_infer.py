@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import Admission
 from orchestrator.serving.http_routes import JSON
 from orchestrator.serving.oip import HeadCache, InferHead, Layout, Slot, decode_bytes, decode_json, encode_response
+from orchestrator.serving.oip_json import LONG_BYTES, LONG_VALUES, encode_in_pieces, long_outputs, read_in_pieces
 from orchestrator.serving.oip_tensors import count_of
 from orchestrator.serving.shared_regions import Regions
 from orchestrator.serving.shared_tensors import SharedTensors
@@ -22,11 +23,12 @@ class InferBody:
 
     Bytes are given to `take`, or written where `sink` points (the rest of a tensor) and then told to `filled`. When
     `complete`, `arrays` are the inputs. What is wrong with the JSON is in `failure`; `unread` bytes are then to come.
+    JSON that is `long` is there as text only: `read` reads it in steps.
     """
 
     __slots__ = (
         *("_head", "_heads", "_json_left", "_layout", "_parts", "_regions", "_shared", "_targets", "_tensors"),
-        *("_text", "admission", "binary_bytes", "failure", "sink", "started"),
+        *("_encoded", "_long", "_text", "admission", "binary_bytes", "failure", "sink", "started"),
     )
 
     def __init__(
@@ -49,6 +51,8 @@ class InferBody:
         self._regions = regions
         self._shared: SharedTensors | None = None
         self._json_left = json_bytes
+        self._long = json_bytes >= LONG_BYTES and not binary_bytes
+        self._encoded: dict[str, bytes] = {}
         self._text = bytearray()
         self._head: InferHead
         self._layout: Layout
@@ -81,7 +85,7 @@ class InferBody:
     def _take_json(self, data: memoryview) -> memoryview:
         count = min(self._json_left, len(data))
         self._json_left -= count
-        if self._json_left:
+        if self._json_left or self._long:
             self._text += data[:count]
             return data[count:]
         text = bytes(data[:count])
@@ -97,9 +101,38 @@ class InferBody:
         else:
             self.sink = self._targets.pop() if self._targets else None
 
+    @property
+    def long(self) -> bool:
+        """Tell whether the body is there, and is to be read in steps."""
+        return self._long and not self._json_left and not self.started and self.failure is None
+
+    def read(self) -> Iterator[None]:
+        """Read a long body in steps; it is complete in the end, or its `failure` is known."""
+        text, self._text = self._text, bytearray()
+        try:
+            request = yield from read_in_pieces(text, self.admission.served.signature, self._tensors.take)
+        except OrchError as error:
+            self.failure = error
+            return
+        self._accept(request.head, request.layout)
+        if self.failure is None:
+            self._parts = list(request.arrays)
+            self.started = True
+
     def _start(self, text: bytes) -> None:
         try:
-            self._head, self._layout = self._heads.plan(text, self.admission.served.signature)
+            head, layout = self._heads.plan(text, self.admission.served.signature)
+        except OrchError as error:
+            self.failure = error
+            return
+        self._accept(head, layout)
+        if self.failure is None:
+            self._provide()
+            self.started = True
+
+    def _accept(self, head: InferHead, layout: Layout) -> None:
+        self._head, self._layout = head, layout
+        try:
             if self._layout.binary_bytes != self.binary_bytes:
                 says = self._layout.binary_bytes
                 what = f"the body holds {self.binary_bytes} bytes of binary tensors, its inputs say {says}"
@@ -111,8 +144,6 @@ class InferBody:
             return
         if self._head.timeout_s is not None:
             self.admission.served.pool.tighten(self.admission.ticket, self._head.timeout_s)
-        self._provide()
-        self.started = True
 
     def _share(self) -> None:
         """Find the regions of the outputs, and room for the inputs that will be read from theirs."""
@@ -174,9 +205,21 @@ class InferBody:
         if self._shared is not None:
             self._shared.recycle()
         for part in self._parts:
-            if part is not None and not isinstance(part, bytearray):
+            if part is not None and not isinstance(part, bytearray) and not part.dtype.hasobject:
                 self._tensors.give(part)
         self._parts = []
+
+    def long_outputs(self, outputs: Sequence[Array]) -> list[tuple[str, Array]]:
+        """Return what of the answer is JSON that is to be written in steps."""
+        for array in outputs:
+            if array.size > LONG_VALUES:
+                return list(long_outputs(self._head, self.admission.served.signature, outputs))
+        return []
+
+    def write(self, long: list[tuple[str, Array]]) -> Iterator[None]:
+        """Write these outputs in steps; `answer` takes them from here."""
+        for name, array in long:
+            self._encoded[name] = yield from encode_in_pieces(array)
 
     def answer(self, outputs: Sequence[Array]) -> tuple[list[bytes | memoryview], int, str, str]:
         """Return the answer's chunks, their length, its content type and its extra header line."""
@@ -184,7 +227,7 @@ class InferBody:
         signature = self.admission.served.signature
         store = None if self._shared is None else self._shared.store
         chunks, json_length = encode_response(
-            signature, head.id, outputs, head.outputs, head.binary_default, store=store
+            signature, head.id, outputs, head.outputs, head.binary_default, store=store, encoded=self._encoded
         )
         length = sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
         if json_length is None:

@@ -17,6 +17,7 @@ from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.tensors import TensorPool
+from orchestrator.serving.turns import Turns
 
 BACKLOG = 4096  # connections that wait while a worker restarts; the kernel caps it at net.core.somaxconn
 SWEEP_S = 1.0
@@ -75,6 +76,7 @@ class HttpServer:
             saturation=saturation,
             quotas=quotas,
             requests=requests or RequestLog(None),
+            turns=Turns(),
             on_bug=on_bug,
         )
         self._server: asyncio.Server | None = None

@@ -67,9 +67,13 @@ MAX_PROBLEMS = 8
 MAX_CACHED_HEAD_BYTES = 4096
 """A longer head is not kept by the cache: it is parsed each time."""
 EXTENSIONS = (
-    "binary_tensor_data", "classification", "schedule_policy", "model_repository_index",
+    "binary_tensor_data",
+    "classification",
+    "schedule_policy",
+    "model_repository_index",
     "model_configuration",
-    "statistics")
+    "statistics",
+)
 """Of `schedule_policy` the parameters timeout and priority."""
 
 
@@ -84,7 +88,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class InputHead:
-    """What a request says of one input: `binary_size` bytes follow the head, or `data` is in it, or it is in `place`."""
+    """What a request says of one input: `binary_size` bytes follow the head, or `data` or `place` is in it."""
 
     name: str
     datatype: str
@@ -538,12 +542,13 @@ def encode_response(
     binary_default: bool,
     parameters: Mapping[str, Any] | None = None,
     store: Store | None = None,
+    encoded: Mapping[str, bytes] | None = None,
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return the chunks of the body and the length of its JSON part, None when there is no binary part.
 
     `outputs` are in the model's order; binary ones are not copied but handed out as their own memory, and `store` takes
-    those that have a place. NaN and infinity, for which JSON has no word, are written as null. Raise OrchError INVALID
-    for outputs without a JSON form.
+    those that have a place; `encoded` are outputs whose JSON is there already. NaN and infinity, for which JSON has no
+    word, are written as null. Raise OrchError INVALID for outputs without a JSON form.
     """
     items: list[dict[str, Any]] = []
     parts: list[bytes | memoryview] = []
@@ -556,7 +561,10 @@ def encode_response(
             item["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
-            item["data"] = _json_data(output.name, output.datatype, output.array)
+            known = encoded.get(output.name) if encoded else None
+            item["data"] = (
+                _json_data(output.name, output.datatype, output.array) if known is None else orjson.Fragment(known)
+            )
         items.append(item)
     body: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version}
     if id is not None:

@@ -19,6 +19,7 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.oip import (
     InferHead,
     Layout,
+    OutputHead,
     Signature,
     Slot,
     decode_json,
@@ -131,7 +132,8 @@ def _mark(text: bytes | bytearray) -> str:
 
 
 def _without(text: bytes | bytearray, spans: Sequence[Span], mark: str) -> bytes:
-    parts, position = [], 0
+    parts: list[bytes | bytearray] = []
+    position = 0
     for index, span in enumerate(spans):
         parts += (text[position : span.start], b'{"%b":%d}' % (mark.encode(), index))
         position = span.end
@@ -163,6 +165,8 @@ def _decode_in_pieces(text: bytes | bytearray, span: Span, slot: Slot, take: Tak
         if nesting[seen : seen + len(structure)] != structure or b"v[" in classes or b"]v" in classes:
             raise OrchError(Kind.INVALID, f"is not nested as the shape {list(slot.shape)} says", where=where)
         values = _values(piece.translate(_NO_BRACKETS), where)
+        if len(values) != structure.count(b",") + (end == span.end):
+            raise OrchError(Kind.INVALID, "a value is missing beside a comma", where=where)
         flat[done : done + len(values)] = decode_values(where, slot.datatype, (len(values),), values)
         done += len(values)
         seen += len(structure)
@@ -202,8 +206,21 @@ def _values(text: bytes | bytearray, where: str) -> list[Any]:
 # Writing
 
 
+def long_outputs(head: InferHead, signature: Signature, outputs: Sequence[Array]) -> Iterator[tuple[str, Array]]:
+    """Yield the outputs that the answer carries as numbers in JSON and that are long."""
+    wanted = None if head.outputs is None else {output.name: output for output in head.outputs}
+    for tensor, array in zip(signature.outputs, outputs, strict=True):
+        if array.size <= LONG_VALUES or tensor.datatype in BINARY_ONLY or tensor.datatype == "BYTES":
+            continue
+        asked = OutputHead(tensor.name, None, 0) if wanted is None else wanted.get(tensor.name)
+        if asked is None or asked.classification or asked.place is not None:
+            continue
+        if not (head.binary_default if asked.binary is None else asked.binary):
+            yield tensor.name, array
+
+
 def encode_in_pieces(array: Array) -> Generator[None, None, bytes]:
-    """Return the elements as a JSON list, in row-major order; NaN and infinity, for which JSON has no word, are null."""
+    """Return the elements as a JSON list, in row-major order, NaN and infinity as null."""
     flat = np.ascontiguousarray(array).reshape(-1)
     parts = []
     for start in range(0, flat.size, PIECE_VALUES):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from orchestrator.telemetry.recorder import Executions, Recorder
+from orchestrator.telemetry.recorder import Executions, HistogramKind, Recorder
 from orchestrator.telemetry.snapshot import Totals
 
 NS = 1_000_000_000
+KINDS: tuple[HistogramKind, ...] = ("latency", "wait", "service")
 
 
 class Counted(NamedTuple):
@@ -24,8 +25,8 @@ class Counted(NamedTuple):
 
 def counted(recorder: Recorder) -> Counted:
     """Read a recorder, for `Pool.observe`."""
-    sums = (recorder.histogram(kind).sum_s for kind in ("latency", "wait", "service"))
-    return Counted(recorder.totals(), *sums, recorder.executions(), recorder.last_inference)
+    latency, wait, service = (recorder.histogram(kind).sum_s for kind in KINDS)
+    return Counted(recorder.totals(), latency, wait, service, recorder.executions(), recorder.last_inference)
 
 
 def model_statistics(name: str, version: str, seen: Counted, last_inference_ms: int) -> dict[str, Any]:
@@ -42,8 +43,8 @@ def model_statistics(name: str, version: str, seen: Counted, last_inference_ms: 
         "name": name,
         "version": version,
         "last_inference": last_inference_ms,
-        "inference_count": sum(each.rows * each.count for each in batches),
-        "execution_count": sum(each.count for each in batches),
+        "inference_count": sum(each.rows * each.inferences for each in batches),
+        "execution_count": sum(each.inferences for each in batches),
         "inference_stats": {
             "success": _duration(answered, seen.latency_s),
             "fail": _duration(totals.rejected + totals.expired + totals.cancelled + totals.failed, 0.0),
@@ -57,9 +58,9 @@ def model_statistics(name: str, version: str, seen: Counted, last_inference_ms: 
         "batch_stats": [
             {
                 "batch_size": each.rows,
-                "compute_input": _duration(each.count, 0.0),
-                "compute_infer": _duration(each.count, each.busy_s),
-                "compute_output": _duration(each.count, 0.0),
+                "compute_input": _duration(each.inferences, 0.0),
+                "compute_infer": _duration(each.inferences, each.busy_s),
+                "compute_output": _duration(each.inferences, 0.0),
             }
             for each in batches
         ],

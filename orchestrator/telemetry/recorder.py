@@ -53,7 +53,7 @@ class Executions(NamedTuple):
     """Inferences that carried so many rows: how many since the start, and how long they held infer requests."""
 
     rows: int
-    count: int
+    inferences: int
     busy_s: float
 
 
