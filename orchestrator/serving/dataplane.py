@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
@@ -30,8 +30,7 @@ class Served:
     pool: Pool
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """An admitted request: its place in a pool, held until it is submitted, released or past its deadline."""
 
     served: Served

@@ -21,7 +21,6 @@ from orchestrator.serving.http_gate import (
     PLAIN_BODY_BYTES,
     PLAIN_KEPT_BYTES,
     HttpLimits,
-    check,
     json_bytes,
     model_of,
     refusal,
@@ -36,7 +35,7 @@ from orchestrator.serving.http_head import (
     check_beginning,
     with_id,
 )
-from orchestrator.serving.http_infer import InferBody
+from orchestrator.serving.http_infer import Answers, InferBody
 from orchestrator.serving.http_outflow import Outflow
 from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer, whole
 from orchestrator.serving.oip import HeadCache
@@ -67,6 +66,7 @@ class Shared:
     clock: Callable[[], float]
     heads: HeadParser
     bodies: HeadCache
+    answers: Answers
     tensors: TensorPool
     scratch: bytearray
     connections: set[Connection]
@@ -216,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
             self._stash.clear()
         text = bytes(data[:HEAD_LIMIT_BYTES])
         begin = 0
-        if text[:1] in b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
+        if text[0] in b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
             begin = len(text) - len(text.lstrip(b"\r\n"))
         end = text.find(END_OF_HEAD, begin)
         if end < 0:
@@ -230,7 +230,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin(self, head: Head) -> None:
         """Decide at the head what becomes of the request."""
-        check(head, self._shared.limits)
         if head.infers and self._shared.requests.on:
             self._head = head = with_id(head, self._shared.requests.new_id)
         error = unauthorized(head, self._shared.token())
@@ -361,7 +360,13 @@ class Connection(asyncio.BufferedProtocol):
     def _new_body(self, admission: Admission, json: int, binary: int) -> InferBody:
         shared = self._shared
         return InferBody(
-            admission, shared.bodies, shared.tensors, shared.plane.regions, json_bytes=json, binary_bytes=binary
+            admission,
+            shared.bodies,
+            shared.tensors,
+            shared.plane.regions,
+            shared.answers,
+            json_bytes=json,
+            binary_bytes=binary,
         )
 
     def _take_plain(self, data: memoryview) -> memoryview:

@@ -66,13 +66,9 @@ def unauthorized(head: Head, token: str | None) -> OrchError | None:
 
 def model_of(head: Head) -> tuple[str, str | None]:
     """Return model and version of `/v2/models/NAME[/versions/V]/infer`; raise NOT_FOUND for another shape."""
-    match head.parts:
-        case ("v2", "models", name, "infer"):
-            return name, None
-        case ("v2", "models", name, "versions", version, "infer"):
-            return name, version
-        case _:
-            raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+    if head.model is None:
+        raise OrchError(Kind.NOT_FOUND, f"nothing is served at {head.path[:200]}")
+    return head.model
 
 
 _NOT_NOW = (Kind.OVERLOADED, Kind.QUOTA, Kind.DEADLINE, Kind.UNAVAILABLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -72,11 +72,26 @@ class Head:
     """What the client says beside the request."""
     echo: str
     """Header lines that every answer to it carries."""
+    # Worked out once: heads are remembered, and these are asked for several times in each request.
+    infers: bool = field(init=False)
+    """Whether the request is an inference."""
+    model: tuple[str, str | None] | None = field(init=False)
+    """Model and version of `/v2/models/NAME[/versions/V]/infer`; None at another path."""
 
-    @property
-    def infers(self) -> bool:
-        """Tell whether the request is an inference."""
-        return self.method == "POST" and self.parts[:2] == ("v2", "models") and self.parts[-1] == "infer"
+    def __post_init__(self) -> None:
+        infers = self.method == "POST" and self.parts[:2] == ("v2", "models") and self.parts[-1] == "infer"
+        object.__setattr__(self, "infers", infers)
+        object.__setattr__(self, "model", _model(self.parts))
+
+
+def _model(parts: tuple[str, ...]) -> tuple[str, str | None] | None:
+    match parts:
+        case ("v2", "models", name, "infer"):
+            return name, None
+        case ("v2", "models", name, "versions", version, "infer"):
+            return name, version
+        case _:
+            return None
 
 
 class _Collector:
@@ -200,15 +215,20 @@ def _length(headers: dict[str, str], name: str) -> int | None:
 
 
 class HeadParser:
-    """Parses heads and remembers the last few hundred; a head with a body to come never differs for one client."""
+    """Parses heads and remembers the last few hundred; a head with a body to come never differs for one client.
 
-    def __init__(self) -> None:
+    `check` raises HttpError for a head that HTTP allows and this server does not; no such head is remembered.
+    """
+
+    def __init__(self, check: Callable[[Head], None]) -> None:
+        self._check = check
         self._cache: dict[bytes, Head] = {}
 
     def __call__(self, raw: bytes) -> Head:
         head = self._cache.get(raw)
         if head is None:
             head = parse_head(raw)
+            self._check(head)
             if len(raw) <= CACHED_HEAD_BYTES and not head.echo:  # an id of its own never comes again
                 if len(self._cache) >= CACHED_HEADS_MAX:
                     self._cache.clear()

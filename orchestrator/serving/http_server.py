@@ -6,12 +6,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
 from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, Shared
-from orchestrator.serving.http_gate import HttpLimits
+from orchestrator.serving.http_gate import HttpLimits, check
 from orchestrator.serving.http_head import HeadParser
+from orchestrator.serving.http_infer import Answers
 from orchestrator.serving.http_routes import Metrics
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas
@@ -68,8 +70,9 @@ class HttpServer:
             limits=limits or HttpLimits(),
             token=token,
             clock=clock,
-            heads=HeadParser(),
+            heads=HeadParser(partial(check, limits=limits or HttpLimits())),
             bodies=HeadCache(),
+            answers=Answers(),
             tensors=TensorPool(),
             scratch=bytearray(SCRATCH_BYTES),
             connections=set(),
