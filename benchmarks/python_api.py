@@ -29,11 +29,9 @@ import orchestrator
 from benchmarks import topologies
 from benchmarks.inprocess import made_up
 from orchestrator.api import Model, _Bridges
-from orchestrator.backend.base import Array, CompileRequest
-from orchestrator.backend.openvino_backend import OpenVinoBackend
+from orchestrator.backend.base import Array
 from orchestrator.runner.inline_pool import Inline, InlinePool
 from orchestrator.runner.pool import PoolSettings
-from orchestrator.serving.oip import Signature
 
 WARM_UP_S = 0.5
 WINDOW = 64  # futures that one thread has open, coroutines that wait
@@ -92,10 +90,12 @@ def queue_loop(path: Path, seconds: float) -> Ran:
 
 
 def synchronous_loop(path: Path, seconds: float) -> Ran:
-    """Infer on this thread by one request, sharing memory both ways."""
+    """Infer on this thread by one request, with orch's own properties, sharing memory both ways."""
     import openvino as ov
 
-    compiled = ov.Core().compile_model(str(path), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    with opened(path) as deployment:
+        properties = dict(deployment.plan.models[0].properties)
+    compiled = ov.Core().compile_model(str(path), "CPU", properties)
     request, inputs = compiled.create_infer_request(), dict(enumerate(made_up(path)))
 
     def step() -> int:
@@ -109,7 +109,7 @@ def synchronous_loop(path: Path, seconds: float) -> Ran:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Model]:
+def opened(path: Path) -> Iterator[orchestrator.Deployment]:
     """Open the model as a user does, without an SLO."""
     manifest = path.with_suffix(".yaml")
     manifest.write_text(
@@ -118,7 +118,7 @@ def opened(path: Path) -> Iterator[Model]:
         f"  models:\n    - {{name: model, source: {path.name}, device: CPU, queue: {{limit: 1000, timeout: 30s}}}}\n"
     )
     with orchestrator.open(manifest) as deployment:
-        yield deployment["model"]
+        yield deployment
 
 
 def named(model: Model, path: Path) -> dict[str, Array]:
@@ -128,19 +128,19 @@ def named(model: Model, path: Path) -> dict[str, Array]:
 
 def one_thread(path: Path, seconds: float) -> Ran:
     """Call `infer` from one thread."""
-    with opened(path) as model:
+    with opened(path) as deployment:
+        model = deployment["model"]
         return _infer_loop(model, named(model, path), seconds)
 
 
 def one_thread_unbatched(path: Path, seconds: float) -> Ran:
-    """Call `infer` from one thread on a pool that infers each request alone."""
-    compiled = OpenVinoBackend(()).compile(CompileRequest(str(path), "CPU", {"PERFORMANCE_HINT": "LATENCY"}))
-    pool = InlinePool("model", compiled, PoolSettings(30.0, 1000, 2**30), Inline(1, None))
-    pool.start()
-    model = Model(Signature("model", "1", compiled.inputs, compiled.outputs, 1), pool, _Bridges())
-    ran = _infer_loop(model, named(model, path), seconds)
-    pool.close()
-    return ran
+    """Call `infer` from one thread on a pool that infers each request alone, of the same compiled model."""
+    with opened(path) as deployment:
+        batched = deployment["model"]
+        compiled = batched._pool.compiled  # noqa: SLF001 - the very model that the other contender has
+        pool = InlinePool("model", compiled, PoolSettings(30.0, 1000, 2**30), Inline(1, None))
+        pool.start()
+        return _infer_loop(Model(batched.signature, pool, _Bridges()), named(batched, path), seconds)
 
 
 def _infer_loop(model: Model, inputs: dict[str, Array], seconds: float) -> Ran:
@@ -155,7 +155,8 @@ def threads(count: int) -> Callable[[Path, float], Ran]:
     """Return a contender that calls `infer` from so many threads."""
 
     def contend(path: Path, seconds: float) -> Ran:
-        with opened(path) as model:
+        with opened(path) as deployment:
+            model = deployment["model"]
             inputs = named(model, path)
             calls, worst, stop = [0] * count, [0.0] * count, threading.Event()
 
@@ -183,7 +184,8 @@ def threads(count: int) -> Callable[[Path, float], Ran]:
 
 def futures(path: Path, seconds: float) -> Ran:
     """Submit WINDOW calls from one thread, then take their results, again and again."""
-    with opened(path) as model:
+    with opened(path) as deployment:
+        model = deployment["model"]
         inputs = named(model, path)
 
         def step() -> int:
@@ -196,7 +198,8 @@ def futures(path: Path, seconds: float) -> Ran:
 
 def coroutines(path: Path, seconds: float) -> Ran:
     """Let WINDOW coroutines of one loop each await call after call."""
-    with opened(path) as model:
+    with opened(path) as deployment:
+        model = deployment["model"]
         inputs = named(model, path)
 
         async def caller(turns: int) -> None:

@@ -77,7 +77,9 @@ class _Waiter:
 
     def ended(self, outcome: Outcome) -> None:
         """Take the outcome of a request of this call alone."""
-        self.told(outcome.outputs if outcome.error is None else outcome.error)
+        self.result = outcome.outputs if outcome.error is None else outcome.error
+        if self._woken is not None:
+            self.wake()
 
     def answered(self) -> bool:
         return self.result is not None
@@ -158,7 +160,8 @@ class Gatherer:
                 return error
             finally:
                 self._turn.release()
-                self._pass_on()
+                if self._calls:
+                    self._pass_on()
         else:
             self.add(arrays, rows, timeout_s, waiter)
             self.run_until(waiter.answered)
@@ -271,7 +274,8 @@ class Gatherer:
     def _enter(
         self, arrays: Sequence[Array], rows: int, timeout_s: float | None, done: Callable[[Outcome], None]
     ) -> None:
-        ticket = self._pool.admit(nbytes=sum([array.nbytes for array in arrays]), timeout_s=timeout_s)
+        nbytes = arrays[0].nbytes if len(arrays) == 1 else sum([array.nbytes for array in arrays])
+        ticket = self._pool.admit(nbytes=nbytes, timeout_s=timeout_s)
         self._pool.submit(ticket, arrays, done, rows=rows)
 
     def close(self) -> None:

@@ -67,12 +67,13 @@ class InlinePool(Pool):
             self.run()
 
     def _misfit(self, arrays: Sequence[Array], rows: int) -> OrchError | None:
-        if len(arrays) == len(self._parts) and all(
-            array.dtype == dtype and array.shape[1:] == shape and len(array) == len(arrays[0])
-            for (_, dtype, shape), array in zip(self._parts, arrays, strict=True)
-        ):
-            return None
-        return super()._misfit(arrays, rows)
+        if len(arrays) != len(self._parts):
+            return super()._misfit(arrays, rows)
+        rows_of_all = arrays[0].shape[:1]
+        for (_, dtype, shape), array in zip(self._parts, arrays, strict=True):
+            if array.dtype != dtype or array.shape[1:] != shape or array.shape[:1] != rows_of_all:
+                return super()._misfit(arrays, rows)
+        return None
 
     def _dispatch(self) -> list[tuple[Ticket, Outcome]]:
         return []  # `run` does, without the lock
