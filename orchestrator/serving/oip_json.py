@@ -9,6 +9,7 @@ is parsed a piece at a time, its nesting compared with that of the declared shap
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,7 @@ MAX_STRINGS = 512
 """Strings that are looked at in search of long arrays; a request with a few inputs has a few dozen."""
 
 _SPACE = b" \t\r\n"
-_CLASSES = bytes(code if chr(code) in "[]," else ord("v") for code in range(256))
-_NO_BRACKETS = bytes(ord(" ") if chr(code) in "[]" else code for code in range(256))
+_NO_STRUCTURE = bytes(code for code in range(256) if chr(code) not in "[],")
 
 
 class Span(NamedTuple):
@@ -67,8 +67,8 @@ Take = Callable[[np.dtype[Any], tuple[int, ...]], Array]
 def read_in_pieces(text: bytes | bytearray, signature: Signature, take: Take) -> Generator[None, None, Request]:
     """Return the request that the JSON says; raise OrchError INVALID where reading it at once would."""
     spans = list(long_arrays(text))
-    mark = _mark(text)
-    head = parse_infer_head(_without(text, spans, mark))
+    rest, mark = _without(text, spans)
+    head = parse_infer_head(rest)
     yield
     layout = plan_inputs(head, signature)
     arrays: list[Array | None] = []
@@ -123,21 +123,21 @@ def _string_end(text: bytes | bytearray, quote: int) -> int:
     return -1
 
 
-def _mark(text: bytes | bytearray) -> str:
-    """Return a key that the request does not hold."""
-    number = 0
-    while f"@{number}".encode() in text:
-        number += 1
-    return f"@{number}"
-
-
-def _without(text: bytes | bytearray, spans: Sequence[Span], mark: str) -> bytes:
-    parts: list[bytes | bytearray] = []
+def _without(text: bytes | bytearray, spans: Sequence[Span]) -> tuple[bytes, str]:
+    """Return the request without its long arrays, and the key of the objects that stand for them, its own nowhere."""
+    kept: list[bytes | bytearray] = []
     position = 0
-    for index, span in enumerate(spans):
-        parts += (text[position : span.start], b'{"%b":%d}' % (mark.encode(), index))
+    for span in spans:
+        kept.append(text[position : span.start])
         position = span.end
-    return b"".join([*parts, text[position:]])
+    kept.append(text[position:])
+    number = 0
+    while any(f"@{number}".encode() in part for part in kept):
+        number += 1
+    mark = f"@{number}"
+    for index in range(len(spans)):
+        kept[index] = kept[index] + b'{"%b":%d}' % (mark.encode(), index)
+    return b"".join(kept), mark
 
 
 def _marked(data: object, mark: str) -> int | None:
@@ -154,35 +154,46 @@ def _decode_in_pieces(text: bytes | bytearray, span: Span, slot: Slot, take: Tak
         raise OrchError(
             Kind.INVALID, f"shape {list(slot.shape)} holds {count} values, not as many as came", where=where
         )
-    nesting = _nesting(text, span, slot.shape)
+    nesting, levels = _nesting(text, span, slot.shape)
     array = take(slot.dtype, slot.shape)
     flat = array.reshape(-1)
-    done = seen = 0  # values decoded, characters of the nesting compared
+    done = seen = depth = 0  # values decoded, characters of the nesting compared, lists open
     for start, end in _pieces(text, span):
         piece = text[start:end]
-        classes = piece.translate(_CLASSES, _SPACE)
-        structure = classes.translate(None, b"v") + (b"," if end < span.end else b"")
-        if nesting[seen : seen + len(structure)] != structure or b"v[" in classes or b"]v" in classes:
-            raise OrchError(Kind.INVALID, f"is not nested as the shape {list(slot.shape)} says", where=where)
-        values = _values(piece.translate(_NO_BRACKETS), where)
-        if len(values) != structure.count(b",") + (end == span.end):
-            raise OrchError(Kind.INVALID, "a value is missing beside a comma", where=where)
+        structure = b"" if b"[" not in piece and b"]" not in piece else piece.translate(None, _NO_STRUCTURE)
+        if nesting[seen : seen + len(structure)] != structure:
+            raise _misshapen(slot)
+        opened = depth + structure.count(b"[") - structure.count(b"]")
+        values = _values(b"[" * depth + piece + b"]" * opened, levels, slot)
+        length = len(structure) or len(values) - 1
+        commas = nesting.count(b",", seen, seen + length)
+        if not values or len(values) != commas + 1 or done + len(values) > count:
+            raise _misshapen(slot)
         flat[done : done + len(values)] = decode_values(where, slot.datatype, (len(values),), values)
-        done += len(values)
-        seen += len(structure)
+        done, depth, seen = done + len(values), opened, seen + length
+        if end < span.end:
+            if nesting[seen : seen + 1] != b",":  # the one between two pieces
+                raise _misshapen(slot)
+            seen += 1
         yield
-    if seen != len(nesting):
-        raise OrchError(Kind.INVALID, f"shape {list(slot.shape)} holds {count} values, got {done}", where=where)
+    if seen != len(nesting) or done != count:
+        raise _misshapen(slot)
     return array
 
 
-def _nesting(text: bytes | bytearray, span: Span, shape: tuple[int, ...]) -> bytes:
-    """Return the brackets and commas that the array must have: nested as the shape says, or flat."""
+def _misshapen(slot: Slot) -> OrchError:
+    what = f"is not {count_of(slot.shape)} values, nested as the shape {list(slot.shape)} says or flat"
+    return OrchError(Kind.INVALID, what, where=f"input {slot.head.name!r}")
+
+
+def _nesting(text: bytes | bytearray, span: Span, shape: tuple[int, ...]) -> tuple[bytes, int]:
+    """Return the brackets and commas that the array must have, nested as the shape says or flat, and how deep."""
     begins = bytes(text[span.start : span.start + 64]).translate(None, _SPACE)
+    sizes = shape if begins.startswith(b"[[") else (count_of(shape),)
     nested = b""
-    for size in reversed(shape if begins.startswith(b"[[") else (count_of(shape),)):
+    for size in reversed(sizes):
         nested = b"[" + (nested + b",") * (size - 1) + nested + b"]"
-    return nested
+    return nested, len(sizes)
 
 
 def _pieces(text: bytes | bytearray, span: Span) -> Iterator[tuple[int, int]]:
@@ -195,11 +206,17 @@ def _pieces(text: bytes | bytearray, span: Span) -> Iterator[tuple[int, int]]:
         start = end + 1
 
 
-def _values(text: bytes | bytearray, where: str) -> list[Any]:
+def _values(text: bytes | bytearray, levels: int, slot: Slot) -> list[Any]:
+    """Return the values of a piece whose lists were closed, flat."""
     try:
-        values: list[Any] = orjson.loads(b"[" + text + b"]")
+        values: list[Any] = orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        where = f"input {slot.head.name!r}"
         raise OrchError(Kind.INVALID, f"the data is not JSON: {error}", where=where) from None
+    for _ in range(levels - 1):
+        if set(map(type, values)) != {list}:
+            raise _misshapen(slot)
+        values = list(chain.from_iterable(values))
     return values
 
 
