@@ -62,7 +62,9 @@ def _live() -> Iterator[Show]:
         # What is told of a part replaces what was told of the whole: nobody says that this has ended.
         for whole in ("", str(message.get("deployment"))):
             lines.pop(whole, None)
-        lines[_name(message)] = _Line(message["phase"], message.get("message") or "", time.monotonic())
+        before, phase = lines.get(_name(message)), message["phase"]
+        since = before.since if before is not None and before.phase == phase else time.monotonic()
+        lines[_name(message)] = _Line(phase, message.get("message") or "", since)
 
     with Live(
         get_renderable=lambda: _rows(lines, console.width),

@@ -3,8 +3,9 @@
 A load is a rate of arrivals, or the number of callers that each wait for their answer. One caller alone comes first: it
 shows the floor of any latency. Then loads are doubled or halved until one holds the SLO and another misses it, and the
 gap between them is halved on a logarithmic scale. Each try is a sequential test on misses (see `verdict`), which ends
-it as soon as it is sure. What misses is tried again before it is believed where others disturbed it, and once in the
-end: one burst of somebody else's work is no capacity. Loads beyond the capacity then show what is left of it there.
+it as soon as it is sure. What misses while others disturb it is tried again at once, and in the end both the load that
+holds and the one that misses: neither one burst of somebody else's work nor one lucky run is a capacity. Loads beyond
+the capacity then show what is left of it there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from orchestrator.scheduling.arrivals import Arrivals
 
 RESOLUTION = 1.05  # between a load that holds and one that misses: finer is beyond what some hundred requests tell
 FLOOR_S, FLOOR_REQUESTS = 1.0, 200
-BLOCK_LEAST_S = 1.0  # a queue that grows must have the time to
-BLOCK_LATENCIES = 10  # and so many times the SLO: a load 10 % too much then waits as long as the SLO by the end
+# A queue that grows must have the time to, and misses come in clumps: few seconds without one prove little.
+BLOCK_LEAST_S = 1.0
+BLOCK_SHARE, BLOCK_MOST_S = 1 / 24, 5.0  # of the budget, once a load that holds and one that misses are known
+BLOCK_LATENCIES = 20  # and so many times the SLO: a load 5 % too much then waits as long as the SLO by the end
 PATIENCE = 3.0  # times what a clean try takes, for one that is near the limit
 TRY_SHARE, FIRST_SHARE = 1 / 8, 1 / 3  # of the budget at most; the first try is at the rate that was promised
 TRY_LEAST_S = 1.0
@@ -30,7 +33,7 @@ BEYOND = (1.5, 2.0)  # times the capacity
 BEYOND_S = 3.0
 BELOW = (0.75, 0.5)  # of the capacity: what the curve looks like there
 BELOW_S = 2.0
-OVERHEAD_S = 0.4  # of a try: connections, settling, counters
+OVERHEAD_S = 1.0  # of a try: connections, gaps, settling, counters
 CLIMB = 2.0
 CLIMB_NEAR = 1.2  # where the plan's figure is near
 LOAD_LEAST = 0.02  # of what one caller gets answered; below it nothing will hold
@@ -121,6 +124,8 @@ class Tried:
     """Refused, expired, failed, or answered later than the SLO."""
     excused: int = 0
     """Of the misses those that the generator was late for."""
+    lasted_s: float = 0.0
+    """From the first arrival to the last answer."""
     p50_s: float | None = None
     p95_s: float | None = None
     p99_s: float | None = None
@@ -143,12 +148,12 @@ class Tried:
 
     @property
     def answered_per_s(self) -> float:
-        """Return answers a second, as the share of what arrived, which the clock does not change."""
-        return self.per_s * self.answered / self.sent if self.sent else 0.0
+        """Return answers a second until the last one came."""
+        return self.answered / max(self.seconds, self.lasted_s) if self.seconds > 0 else 0.0
 
     @property
     def goodput_per_s(self) -> float:
-        """Return answers in time a second."""
+        """Return answers in time a second, as their share of what arrived, which the clock does not change."""
         return self.per_s * (self.sent - self.misses) / self.sent if self.sent else 0.0
 
 
@@ -189,9 +194,13 @@ def out_of_reach(question: BenchQuestion, floor: Tried) -> bool:
 
 
 def held_at(tried: Sequence[Tried], load: float) -> bool:
-    """Tell whether a load held in most of its tries."""
-    votes = [each.held is True for each in _searched(tried) if each.load == load]
+    """Tell whether a load held in most of its tries that say anything."""
+    votes = _votes(tried, load)
     return sum(votes) * 2 > len(votes)
+
+
+def _votes(tried: Sequence[Tried], load: float) -> list[bool]:
+    return [each.held for each in _searched(tried) if each.load == load and each.held is not None]
 
 
 def bounds(tried: Sequence[Tried]) -> tuple[float | None, float | None]:
@@ -245,9 +254,11 @@ def declared_held(question: BenchQuestion, tried: Sequence[Tried]) -> bool | Non
     return held_at(tried, question.declared)
 
 
-def clean_s(test: Test, load_per_s: float) -> float:
+def _clean_s(question: BenchQuestion, searched: Sequence[Tried], test: Test, load_per_s: float) -> float:
     """Return how long a try without a miss takes."""
-    return max(BLOCKS * BLOCK_LEAST_S, 1.05 * test.fewest / load_per_s)
+    share = BLOCK_SHARE if None not in bounds(searched) else 0.0
+    block = max(BLOCK_LEAST_S, min(BLOCK_MOST_S, share * question.budget_s))
+    return max(BLOCKS * block, 1.05 * test.fewest / load_per_s)
 
 
 def _searched(tried: Sequence[Tried]) -> list[Tried]:
@@ -276,7 +287,7 @@ def _search(question: BenchQuestion, tried: Sequence[Tried], left_s: float, seed
     if most_s < TRY_LEAST_S:
         return None
     test = _test(question, tried[0])
-    clean = clean_s(test, _per_s(question, tried, load))
+    clean = _clean_s(question, searched, test, _per_s(question, tried, load))
     seconds = min(most_s, PATIENCE * clean)
     assert question.latency_s is not None, "without an SLO there is no search"
     block = max(clean / BLOCKS, BLOCK_LATENCIES * question.latency_s)
@@ -305,7 +316,8 @@ def _next_load(question: BenchQuestion, searched: Sequence[Tried], floor: Tried)
         return lower if least <= lower < missed else None
     if not _narrow(question, held, missed):
         return _rounded(question, math.sqrt(held * missed), held, missed)
-    return missed if _unconfirmed(searched, missed) else None
+    often = [load for load in (held, missed) if len([each for each in searched if each.load == load]) > AGAIN_MAX]
+    return next((load for load in (held, missed) if load not in often and _unconfirmed(searched, load)), None)
 
 
 def _start(question: BenchQuestion, floor: Tried) -> float:
@@ -321,7 +333,7 @@ def _start(question: BenchQuestion, floor: Tried) -> float:
 def _above(question: BenchQuestion, held: float) -> float:
     """Return a load above one that held: near the plan's figure in small steps."""
     planned = None if question.closed else question.planned_per_s
-    if planned is None or held > 1.5 * planned:
+    if planned is None or held > 1.05 * planned:
         return CLIMB * held
     return max(0.95 * planned, CLIMB_NEAR * held) if held < 0.9 * planned else CLIMB_NEAR * held
 
@@ -344,17 +356,20 @@ def _narrow(question: BenchQuestion, held: float, missed: float) -> bool:
 
 
 def _in_doubt(searched: Sequence[Tried], missed: float) -> bool:
-    """Tell whether the last try missed while others disturbed the machine, which is asked again a few times."""
+    """Tell whether the last try missed while others disturbed the machine, or tries at that load do not agree."""
+    votes = _votes(searched, missed)
+    if len(votes) == 2 and any(votes):
+        return True
     last = searched[-1]
     if last.load != missed or last.held is True or last.host is None or not last.host.tainted():
         return False
     disturbed = [each for each in searched if each.held is not True and each.host is not None and each.host.tainted()]
-    return len([each for each in searched if each.load == missed]) < 3 and len(disturbed) <= AGAIN_MAX
+    return len(votes) < 3 and len(disturbed) <= AGAIN_MAX
 
 
-def _unconfirmed(searched: Sequence[Tried], missed: float) -> bool:
-    """Tell whether the load that missed was tried once only, or with different ends: best of three."""
-    votes = [each.held is True for each in searched if each.load == missed]
+def _unconfirmed(searched: Sequence[Tried], load: float) -> bool:
+    """Tell whether the load was tried once only, or with different ends: best of three."""
+    votes = _votes(searched, load)
     return len(votes) == 1 or (len(votes) == 2 and len(set(votes)) == 2)
 
 

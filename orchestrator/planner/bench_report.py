@@ -52,6 +52,9 @@ def _badge(bench: Bench) -> str:
     if question.latency_s is None:
         return '<span class="badge unverified"><span aria-hidden="true">?</span> no SLO</span>'
     subject = "the declared load" if question.declared is not None and question.fixed is None else "the SLO"
+    found = bench.measured
+    if found is not None and subject == "the SLO" and found.per_s > 0:
+        return f'<span class="badge verified">holds up to {escape(rate(found.per_s))}</span>'
     if holds(bench):
         return f'<span class="badge verified"><span aria-hidden="true">\N{CHECK MARK}</span> {subject} holds</span>'
     sign, kind, word = "\N{MULTIPLICATION X}", "rejected", "does not hold"
@@ -67,7 +70,7 @@ def _figures(bench: Bench) -> list[tuple[str, str, str]]:
         note = f"measured is {bench.ratio:.2f} times that" if bench.ratio is not None else ""
         told.append(("Planned capacity", rate(planned.per_s) if planned else "not planned", note))
     declared = load_text(question.declared, closed=question.closed) if question.declared is not None else "no rate"
-    told.append(("Declared", declared, slo_text(question)))
+    told.append(("Asked for", declared, slo_text(question)))
     floor = next((each for each in bench.tried if each.purpose == "floor" and each.p50_s is not None), None)
     if floor is not None and floor.p50_s is not None:
         told.append(("Floor", duration(floor.p50_s), "median of one caller alone"))
@@ -83,8 +86,8 @@ def _measured(found: Measured | None) -> str:
 def _spread(found: Measured | None) -> str:
     if found is None or found.per_s <= 0:
         return ""
-    low = f"sure to hold {rate(found.low_per_s)}" if found.low_per_s is not None else "nothing sure to hold"
-    high = f"sure to miss {rate(found.high_per_s)}" if found.high_per_s is not None else "nothing sure to miss"
+    low = f"{rate(found.low_per_s)} held by test" if found.low_per_s is not None else "nothing held by test"
+    high = f"{rate(found.high_per_s)} missed" if found.high_per_s is not None else "nothing missed by test"
     return f"{low}, {high}"
 
 
@@ -117,8 +120,8 @@ def _legend(bench: Bench, drawing: Drawing) -> str:
     letters = ", ".join(f"{each.letter} {each.name}" for each in drawing.series)
     if bench.question.latency_s is None:
         return f"{letters}: percentiles of the answered."
-    marks = "Marks on the SLO line: capacity with its interval, as measured and as planned."
-    return f"{letters}: percentiles of the answered, and the plan. {marks}"
+    planned = ", and as planned" if bench.planned.capacity is not None else ""
+    return f"{letters}: percentiles of the answered. On the SLO line: the capacity with its interval{planned}."
 
 
 def _latency(bench: Bench, points: Sequence[Tried]) -> Drawing:

@@ -289,6 +289,7 @@ def _generator(bench: Bench) -> Iterator[str]:
 
 
 def _others(bench: Bench) -> Iterator[str]:
+    yield from _host(bench)
     known = [each for each in bench.tried if each.others_per_s is not None]
     if not known:
         if bench.deployment is None:
@@ -297,6 +298,21 @@ def _others(bench: Bench) -> Iterator[str]:
     most = max(each.others_per_s or 0.0 for each in known)
     if most > OTHERS_LEAST_PER_S:
         yield f"Other clients sent up to {rate(most)} meanwhile; they competed with this load, and it with them."
+
+
+def _host(bench: Bench) -> Iterator[str]:
+    """Say what disturbed tries that missed: they tell as much of the neighbours."""
+    disturbed = [
+        each.host for each in bench.tried if each.held is False and each.host is not None and each.host.tainted()
+    ]
+    if not disturbed:
+        return
+    foreign, steal = max(host.foreign for host in disturbed), max(host.steal for host in disturbed)
+    tries = "one load that" if len(disturbed) == 1 else f"{len(disturbed)} loads that"
+    yield (
+        f"During {tries} missed, others took up to {100 * foreign:.0f} % of the cores and the hypervisor"
+        f" {100 * steal:.0f} %: on a quiet machine more may hold."
+    )
 
 
 # As data.

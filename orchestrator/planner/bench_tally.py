@@ -41,6 +41,7 @@ class Tally:
     failed: int = 0
     misses: int = 0
     excused: int = 0
+    lasted_s: float = 0.0
 
     @property
     def test(self) -> Test:
@@ -57,6 +58,7 @@ class Tally:
             self.sent += 1
             if status == 200:
                 self.latencies_s.append(latency_s)
+                self.lasted_s = max(self.lasted_s, since_s + due_s + latency_s)
             if self._in_time(latency_s, status):
                 good += 1
                 continue
@@ -115,6 +117,7 @@ class Tally:
             failed=self.failed,
             misses=self.misses,
             excused=self.excused,
+            lasted_s=round(self.lasted_s, 4),
             p50_s=_at(latencies, 50),
             p95_s=_at(latencies, 95),
             p99_s=_at(latencies, 99),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.planner.bench import Tried
-from orchestrator.planner.bench_result import Bench
+from orchestrator.planner.bench_result import Bench, load_text
 from orchestrator.planner.chart import ticks
 from orchestrator.planner.explain import duration, figure, rate
 
@@ -112,7 +112,7 @@ def _legend(bench: Bench) -> str:
 
 def try_line(tried: Tried, percentile: float) -> str:
     """Return one try in a line, for progress in a pipe: `60/s: held, p99 12 ms, 0 of 210 missed`."""
-    load = f"{tried.load:.0f} callers" if tried.closed else rate(tried.load)
+    load = load_text(tried.load, closed=tried.closed)
     at = "no answer" if tried.at_percentile_s is None else f"p{percentile:g} {duration(tried.at_percentile_s)}"
     word = "" if tried.verdict is None else {True: "held, ", False: "missed, ", None: "not decided, "}[tried.held]
     refused = f", {tried.refused + tried.expired} refused" if tried.refused + tried.expired else ""
