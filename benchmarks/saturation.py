@@ -33,10 +33,10 @@ from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, SaturationStat
 LOOK_S: Final = 0.5
 ALARMS: Final = frozenset({"SATURATED", "OVERLOADED"})
 KINDS: Final[tuple[Arrivals, ...]] = ("poisson", "constant", "bursty")
-CALM_S: Final = 60.0  # before a step
-AFTER_S: Final = 15.0  # for which a step is watched
+CALM_S: Final = 30.0  # before a step
+AFTER_S: Final = 10.0  # for which a step is watched
 DUE_S: Final = 2.0
-REQUESTS_MAX: Final = 1_000_000  # of one simulation: about half a minute
+REQUESTS_MAX: Final = 400_000  # of one simulation: some ten seconds
 SERVICE_MEMORY: Final = 0.1  # as the scheduler's
 HOST_SPAN_S: Final = 3.0  # over which the host's counters are read
 QUIET: Final = Host(foreign=0.03, steal=0.002)
@@ -69,7 +69,6 @@ def _capacity(arm: Arm, kind: Arrivals) -> float:
 
 
 ARMS: Final = (
-    Arm("0.8 ms, 2 at a time, SLO 20 ms", 2, 0.0008, 0.020),
     Arm("4.5 ms, 2 at a time, SLO 60 ms", 2, 0.0045, 0.060),
     Arm("2.4 ms, 1 at a time, SLO 15 ms", 1, 0.0024, 0.015),
     Arm("40 ms, 2 at a time, SLO 200 ms", 2, 0.040, 0.200),

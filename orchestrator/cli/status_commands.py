@@ -45,13 +45,15 @@ def status(
     P99/SLO   99th percentile of the last seconds against the latency
               promised (p95 or p50 where the SLO names that).
     SAT       how full; 100% is all it can do. BUSY from 70%, SATURATED from
-              100%, OVERLOADED: refuses work. The word waits until the
-              figure has held for seconds; till then the figure is alone.
-    HEADROOM  requests a second that it could take on top within the SLO.
+              100%, OVERLOADED: refuses work. The word waits until it is
+              sure, two seconds or so; till then the figure is alone.
+    HEADROOM  requests a second that it could take on top within the SLO;
+              unknown until a plan or orch bench has measured it.
     RESTARTS  of the worker, since the deployment was made; REV: revision;
               AGE: since the worker started.
 
-    Below a row stands why it is not as it should be; in a pipe and with -o wide as the last column, REASON.
+    Below a row stands why it is not as it should be, and what to do; in a pipe and with -o wide as the last
+    column, REASON. slow: inferences take much longer than planned, though few requests come.
     -o wide adds STATE, GOODPUT (answers within the SLO), the saturation's CAUSE and ENDPOINT. A narrow terminal
     shows fewer columns; in a pipe rows are separated by tabs.
 

@@ -51,6 +51,7 @@ UNKNOWN = "unknown"
 FULL = frozenset({"SATURATED", "OVERLOADED"})
 # What stands for a cause where it is not the load itself, as the agent's conditions have it.
 ORIGINS = {
+    "demand": "demand",
     "host": "other processes",
     "steal": "hypervisor",
     "throttling": "CPU quota",
@@ -91,8 +92,8 @@ def _trouble(model: Json) -> str:
     """Return what to do about a pool that is full or slow; empty where whoever is on call can sleep."""
     saturation, drift = model.get("saturation") or {}, model.get("drift") or {}
     if saturation.get("state") in FULL and saturation.get("advice"):
-        return str(saturation["advice"])
-    return str(drift.get("advice") or "") if drift.get("drifted") else ""
+        return f"{saturation['state']}: {saturation['advice']}"
+    return f"slow: {drift['advice']}" if drift.get("drifted") and drift.get("advice") else ""
 
 
 def _cause(model: Json) -> str:

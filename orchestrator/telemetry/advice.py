@@ -89,8 +89,8 @@ def drift_advice(case: Case) -> str:
             what = f"the hypervisor withholds {_percent(host.steal)} of the CPU time"
             do = "get cores of your own, or plan for what is left: orch plan --replan"
         case "throttling":
-            what = f"the CPU quota stopped it for {_percent(host.throttled)} of the time"
-            do = "raise the quota, or set resources.cpus below it and apply again"
+            what = f"the CPU quota stops them {_percent(host.throttled)} of the time"
+            do = "raise the quota, or set resources.cpus below it"
         case "neighbour":
             what = f"other models of this deployment use {_percent(case.around.neighbours)} of the cores"
             do = "lower their rates, or give each an slo and plan them together"
@@ -104,12 +104,12 @@ def drift_advice(case: Case) -> str:
 
 
 def slowness(drift: Drift) -> str:
-    """Return how slow inferences are, as `an inference takes 31 ms, 1.6 times the planned 19 ms`."""
+    """Return how slow inferences are, as `inferences take 31 ms, planned 19 ms (1.6 times)`."""
     if drift.observed_s is None or drift.expected_s is None or drift.ratio is None:
         return "inferences were slower than they should be"
-    usual = "planned" if drift.source == "plan" else "first"
+    usual = "planned" if drift.source == "plan" else "at first"
     now, before = figure(drift.observed_s * 1e3), figure(drift.expected_s * 1e3)
-    return f"an inference takes {now} ms, {drift.ratio:.1f} times the {usual} {before} ms"
+    return f"inferences take {now} ms, {usual} {before} ms ({drift.ratio:.1f} times)"
 
 
 def _demand(case: Case) -> str:
@@ -152,12 +152,9 @@ def _slo(case: Case) -> str:
 
 
 def numbers(case: Case) -> str:
-    """Return the figures of a change of state."""
-    snapshot, measured = case.snapshot, case.measured
-    parts = [f"{measured.value:.0%} full by {measured.cause}", f"{figure(case.rate_per_s)} requests/s arrive"]
-    possible = service_per_s(snapshot)
-    if possible:
-        parts.append(f"about {figure(possible)}/s can be answered")
+    """Return the figures of a change of state that the advice does not have."""
+    snapshot = case.snapshot
+    parts = [] if case.measured.origin in {"demand", "bursts"} else [f"{figure(case.rate_per_s)}/s arrive"]
     if snapshot.slo_latency_s and snapshot.window.latency.p99 is not None:
         slo_ms, p99_ms = snapshot.slo_latency_s * 1e3, snapshot.window.latency.p99 * 1e3
         parts.append(f"p99 {figure(p99_ms)} ms, SLO {figure(slo_ms)} ms at p{snapshot.slo_percentile or 99:g}")

@@ -90,8 +90,9 @@ def _state_change(before: SaturationState, case: Case) -> tuple[Transition, ...]
         return ()
     # A busy pool holds its SLO: nobody is to be woken for it.
     worse = _RANK[measured.state] > max(_RANK[before], _RANK["BUSY"])
-    told = f"; {measured.advice}" if measured.advice and measured.state != "OK" else ""
-    message = f"{case.snapshot.model} went from {before} to {measured.state}: {numbers(case)}{told}"
+    full = f"{before} to {measured.state}, {measured.value:.0%} full by {measured.cause}"
+    told = "; ".join(part for part in (measured.advice if measured.state != "OK" else "", numbers(case)) if part)
+    message = f"{case.snapshot.model} went from {full}{': ' if told else ''}{told}"
     return (Transition("Warning" if worse else "Normal", _REASONS[measured.state], message),)
 
 

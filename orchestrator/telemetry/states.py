@@ -26,6 +26,7 @@ LAG = 4  # looks that must be over before they tell how uneven the arrivals are:
 SPREAD_MEMORY = 1 / 60  # of the spread for each look: half a minute
 SPREAD_FIRST = 2.0  # variance over mean of the counts (1 is Poisson), until some looks have told it
 SPREAD_MAX = 25.0
+OLD_S = 0.9  # for which evidence must have grown: what one look alone saw is a burst
 PAUSE_MAX_S = 5.0  # two looks further apart say nothing of the seconds between them
 REFUSED_TENTHS = 10  # of the last twenty
 
@@ -44,11 +45,11 @@ class Level:
 
 
 # In ascending order. The figure holds for SATURATED as long as the recent window spans at most, so that one hiccup of
-# the host alone cannot raise it; the evidence for two looks.
+# the host alone cannot raise it; the evidence is at least two looks old by itself.
 LEVELS = (
     Level("BUSY", "value", BUSY_AT, 5.0, 10.0),
     Level("SATURATED", "value", FULL_AT, 3.0, 6.0),
-    Level("SATURATED", "evidence", SURE, 0.5, 6.0),
+    Level("SATURATED", "evidence", SURE, 0.0, 6.0),
     Level("OVERLOADED", "refused share", REFUSED_AT, 5.0, 10.0),
     Level("OVERLOADED", "refused tenths", REFUSED_TENTHS, 0.0, 10.0),
 )
@@ -75,6 +76,8 @@ class Evidence:
     """How likely it is that more arrives than can be answered, in nats, and how uneven arrivals are."""
 
     nats: float = 0.0
+    since: float = 0.0
+    """When there was none at last."""
     spread: float = SPREAD_FIRST
     """Variance over mean of the counts of arrivals."""
     arrivals: int | None = None
@@ -85,7 +88,12 @@ class Evidence:
     @property
     def sure(self) -> bool:
         """Tell whether more arrives than can be answered."""
-        return self.nats >= SURE
+        return self.believed >= SURE
+
+    @property
+    def believed(self) -> float:
+        """Return the nats, none while all of them are from one look."""
+        return self.nats if self.at - self.since >= OLD_S else 0.0
 
     @property
     def newest_per_s(self) -> float:
@@ -114,7 +122,7 @@ def step(
     evidence = gathered(memory.evidence, _arrivals(snapshot), capacity_now(snapshot, yardstick), now)
     signals: dict[Signal, float] = {
         "value": measured.value,
-        "evidence": evidence.nats,
+        "evidence": evidence.believed,
         "refused share": refused_share(snapshot.recent),
         "refused tenths": float(snapshot.recent.refused_tenths),
     }
@@ -143,7 +151,7 @@ def gathered(evidence: Evidence, arrivals: int, capacity_per_s: float | None, no
     """
     seconds = now - evidence.at
     if evidence.arrivals is None or not 0 < seconds <= PAUSE_MAX_S or arrivals < evidence.arrivals:
-        return Evidence(spread=evidence.spread, arrivals=arrivals, at=now)
+        return Evidence(spread=evidence.spread, since=now, arrivals=arrivals, at=now)
     look = Look(arrivals - evidence.arrivals, seconds)
     nats = 0.0
     if capacity_per_s:
@@ -154,7 +162,8 @@ def gathered(evidence: Evidence, arrivals: int, capacity_per_s: float | None, no
     if len(looks) > LAG + 1:
         spread += SPREAD_MEMORY * (_unevenness(looks[0], looks[1], spread) - spread)
         looks = looks[1:]
-    return replace(evidence, nats=nats, spread=spread, arrivals=arrivals, at=now, looks=looks)
+    since = evidence.since if nats > 0 else now
+    return replace(evidence, nats=nats, since=since, spread=spread, arrivals=arrivals, at=now, looks=looks)
 
 
 def _unevenness(first: Look, second: Look, otherwise: float) -> float:
