@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Kind, OrchError
-from orchestrator.profiling.children import LoadChild
+from orchestrator.profiling.children import LoadChild, LoadGenerator
 from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 from orchestrator.scheduling.arrivals import arrivals
 from tests.profiling.http_stand_in import StandIn
@@ -119,3 +119,30 @@ def test_a_measurement_that_was_cancelled_ends_the_generator(body: Path) -> None
         child.__exit__(OrchError, raised.value, None)
         assert raised.value.kind is Kind.CANCELLED
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_generator_runs_one_load_after_another(body: Path) -> None:
+    with StandIn() as server, LoadGenerator() as generator:
+        for number in range(1, 4):
+            *outcomes, report = generator.load(an_order(body, server.port, seed=number, requests_max=20))
+            assert isinstance(report, LoadReport)
+            assert report.answered == sum(len(said) for said in outcomes if isinstance(said, list)) == 20
+        assert server.requests == 60
+
+
+def test_a_stop_that_comes_after_its_load_does_not_stop_the_next(body: Path) -> None:
+    with StandIn() as server, LoadGenerator() as generator:
+        list(generator.load(an_order(body, server.port, requests_max=5)))
+        generator.stop()
+        *_, report = generator.load(an_order(body, server.port, requests_max=30))
+        assert isinstance(report, LoadReport)
+        assert report.sent == 30
+
+
+def test_waiting_for_a_connection_is_not_the_generators_own_lateness(body: Path) -> None:
+    order_over = {"arrivals": "constant", "rate_per_s": 100.0, "connections_max": 1, "requests_max": 20}
+    with StandIn(delay_s=0.03) as server:
+        outcomes, report = run(an_order(body, server.port, **order_over))
+    assert report.late_sends > report.late_wakes
+    assert sum(outcome.late_s > 0 for outcome in outcomes) == report.late_wakes
+    assert report.full is None, "it could have done more"

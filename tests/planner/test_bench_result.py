@@ -1,0 +1,172 @@
+"""What a bench says: sentences, the picture in letters, the page, the data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.planner.bench import BenchQuestion, GeneratorUse, Tried
+from orchestrator.planner.bench_report import bench_html
+from orchestrator.planner.bench_result import Bench, Planned, holds, sentences, to_json
+from orchestrator.planner.bench_text import chart, try_line
+from orchestrator.planner.decision import Capacity
+from orchestrator.profiling.measurement import Host
+
+
+def a_try(load: float, share: float = 0.0, *, held: bool | None = True, **over: Any) -> Tried:
+    sent = 400
+    fields: dict[str, Any] = {
+        "purpose": "search",
+        "load": load,
+        "closed": False,
+        "seconds": 5.0,
+        "sent": sent,
+        "answered": sent,
+        "refused": 0,
+        "expired": 0,
+        "failed": 0,
+        "misses": round(share * sent),
+        "p50_s": 0.01,
+        "p95_s": 0.02,
+        "p99_s": 0.03 if held else 0.09,
+        "at_percentile_s": 0.03 if held else 0.09,
+        "verdict": {True: "verified", False: "rejected", None: "unverified"}[held],
+        "held": held,
+        "host": Host(foreign=0.01),
+        "others_per_s": 0.0,
+    }
+    return Tried(**(fields | over))
+
+
+FLOOR = a_try(1, purpose="floor", closed=True, verdict=None, seconds=1.0)
+TRIED = (
+    FLOOR,
+    a_try(60),
+    a_try(120, 0.5, held=False),
+    a_try(85),
+    a_try(88, 0.03, held=False),
+    a_try(128, 0.36, held=False, purpose="beyond", refused=144, answered=256),
+    a_try(170, 0.52, held=False, purpose="beyond", refused=208, answered=192),
+)
+PLANNED = Planned(Capacity(per_s=95, low_per_s=92, high_per_s=97), "verified", 0.009, 2, ("embedder",))
+
+
+def a_bench(**over: Any) -> Bench:
+    fields: dict[str, Any] = {
+        "deployment": "shop-vision",
+        "model": "detector",
+        "url": "http://127.0.0.1:8000",
+        "question": BenchQuestion(latency_s=0.04, percentile=99.0, declared=60.0, planned_per_s=95.0),
+        "tried": TRIED,
+        "planned": PLANNED,
+        "service_s": 0.012,
+        "seconds": 58.0,
+        "date": "2026-11-22 12:00 UTC",
+    }
+    return Bench(**(fields | over))
+
+
+def test_capacity_promise_what_is_left_beyond_and_the_plan_are_said_in_sentences() -> None:
+    assert sentences(a_bench()) == (
+        "Capacity 85/s: the largest load that held p99 within 40 ms, and 88/s missed it.",
+        "The declared 60/s holds.",
+        "Beyond it, answers in time: at 1.51 times 81.9/s (96 %), at 2 times 81.6/s (96 %).",
+        "Planned 95/s (92 to 97): measured is 0.89 times that. It may come from: an inference took 12 ms, planned were"
+        " 9 ms; it shares its cores with embedder.",
+    )
+
+
+def test_a_capacity_below_the_declared_rate_is_a_no() -> None:
+    assert holds(a_bench())
+    bench = a_bench(tried=(FLOOR, a_try(60, 0.2, held=False), a_try(40)))
+    assert not holds(bench)
+    assert "The declared 60/s does not hold." in sentences(bench)
+    assert not holds(a_bench(tried=(FLOOR, a_try(60, 0.2, held=None)))), "what is not known is not promised"
+
+
+@pytest.mark.parametrize(("per_s", "words"), [(88.0, "as planned."), (60.0, "A plan keeps a tenth")])
+def test_what_agrees_with_the_plan_or_is_above_it_needs_no_causes(per_s: float, words: str) -> None:
+    planned = replace(PLANNED, capacity=Capacity(per_s=per_s, low_per_s=per_s, high_per_s=per_s))
+    (said,) = [each for each in sentences(a_bench(planned=planned)) if each.startswith("Planned")]
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"others_per_s": 12.0}, "other clients sent up to 12/s"),
+        ({"host": Host(foreign=0.4)}, "other processes took up to 40 % of the cores"),
+        ({"host": Host(steal=0.1)}, "the hypervisor took up to 10 %"),
+        ({"worker_cpu": 1.95}, "the worker used 1.95 of its 2 cores"),
+        ({"generator": GeneratorUse(cpu=0.3)}, "the load generator took 0.30 cores"),
+    ],
+)
+def test_a_capacity_below_the_plan_is_explained_by_what_was_seen(over: dict[str, Any], words: str) -> None:
+    tried = (*TRIED[:3], replace(TRIED[3], **over), *TRIED[4:])
+    (said,) = [each for each in sentences(a_bench(tried=tried)) if each.startswith("Planned")]
+    assert words in said
+
+
+def test_a_generator_that_was_itself_the_limit_says_so() -> None:
+    full = GeneratorUse(cpu=0.95, bottleneck="the generator used 0.95 of one core")
+    tried = (FLOOR, a_try(60), a_try(120, 0.2, held=None, generator=full))
+    told = " ".join(sentences(a_bench(tried=tried)))
+    assert "Above it the load generator itself was the limit" in told
+    assert "The load generator was itself the bottleneck at 120/s: the generator used 0.95 of one core." in told
+
+
+def test_neighbours_during_a_load_that_missed_are_named() -> None:
+    tried = (FLOOR, a_try(60), a_try(120, 0.2, held=False, host=Host(foreign=0.5)))
+    assert any("others took up to 50 % of the cores" in each for each in sentences(a_bench(tried=tried)))
+
+
+def test_what_was_found_before_an_interruption_is_said() -> None:
+    assert sentences(a_bench(tried=(), interrupted=True))[:2] == (
+        "Interrupted after 58 s: this is what was found until then.",
+        "Nothing was found yet.",
+    )
+
+
+def test_the_picture_in_letters_fits_its_width_and_marks_what_matters() -> None:
+    text = chart(a_bench(), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(words in text for words in ("^ capacity 85/s", "planned 95/s", "declared 60/s", "--- SLO 40 ms"))
+    assert text.count("x") >= 3
+    assert chart(a_bench(tried=(FLOOR,)), 80) == ""
+
+
+def test_a_try_is_one_line_in_a_pipe() -> None:
+    assert try_line(TRIED[5], 99.0) == "128/s: missed, p99 90 ms, 144 of 400 missed, 144 refused, 81.9/s in time"
+
+
+def test_the_page_needs_nothing_else_and_holds_no_markup_from_names() -> None:
+    page = bench_html(a_bench(model="<b>detector"), (("Host", "<i>shop"),))
+    assert page == bench_html(a_bench(model="<b>detector"), (("Host", "<i>shop"),))
+    assert "<b>detector" not in page
+    assert "<i>shop" not in page
+    assert "http-equiv" in page
+    assert "src=" not in page
+    for words in ("the declared load holds", "capacity 85/s", "planned 95/s", "SLO 40 ms", "beyond the capacity"):
+        assert words in page
+    assert page.count("<svg") == 4, "two charts, each wide and narrow"
+    bench_html(a_bench(tried=()), ())
+    bench_html(a_bench(question=BenchQuestion(None, 99.0), planned=Planned()), ())
+
+
+def test_the_data_hold_all_that_is_said() -> None:
+    data = json.loads(json.dumps(to_json(a_bench())))
+    assert data["kind"] == "BenchResult"
+    assert data["capacity"] == {
+        "per_s": 85.0,
+        "low_per_s": 85.0,
+        "high_per_s": 88.0,
+        "callers": None,
+        "limit": "slo",
+    }
+    assert (data["ratio"], data["declared_holds"], data["holds"], data["complete"]) == (0.8947, True, True, True)
+    assert data["planned"] == {"per_s": 95.0, "low_per_s": 92.0, "high_per_s": 97.0, "verdict": "verified"}
+    assert [each["purpose"] for each in data["tries"]][-2:] == ["beyond", "beyond"]
+    assert data["tries"][-1]["goodput_per_s"] == pytest.approx(81.6)
