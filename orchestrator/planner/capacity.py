@@ -54,6 +54,8 @@ class Service:
     cores_share: float = 0.0
     front_end_s: float = 0.0
     inflation: float = 1.0
+    streams_s: tuple[float, ...] = ()
+    """With one slot less than all taken, where the last one only waits for a stream."""
 
     @property
     def pooled_s(self) -> tuple[float, ...]:
@@ -136,10 +138,12 @@ def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Time
     """Tell whether about enough requests are in time, ten times faster than the scheduler itself.
 
     First come first served by the slot that is free first, whatever waits in one batch; who finds the queue full or
-    waits too long is dropped. Ticks, and who joins a batch while the queue is full, are left out.
+    would not be answered in time is refused. What the scheduler learns meanwhile, ticks, and who joins a batch while
+    the queue is full, are left out.
     """
     arrived, slow = scaled(times.gaps, rate_per_s), _slow(service, rate_per_s)
-    free, latency_s, timeout_s = [0.0] * service.slots, need.latency_s, need.timeout_s
+    free, latency_s = [0.0] * service.slots, need.latency_s
+    longest_wait_s = min(latency_s, need.timeout_s) - slow * quantile(times.busy, need.share)
     others, rows, alone, busy = times.others, service.rows, times.alone, times.busy
     queue = _limits(service, need, service.mean_s).queue
     starts: list[float] = []
@@ -150,7 +154,7 @@ def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Time
         start = max(at, free[0])
         while waiting_from < len(starts) and starts[waiting_from] <= at:
             waiting_from += 1
-        if start - at >= timeout_s or (start > at and len(starts) - waiting_from >= queue):
+        if start > at and (start - at > longest_wait_s or len(starts) - waiting_from >= queue):
             missed += 1
             first += 1
             continue
@@ -228,18 +232,23 @@ class _Times:
     meets: list[float]
     others: int
     """Slots but its own."""
+    streams: list[float]
+    """With all streams taken, where one slot more only waits; empty where there is none."""
 
     @classmethod
     def draw(cls, service: Service, kind: Arrivals, count: int, seed: int) -> _Times:
         chance = _chance(kind, count, seed)
         alone, busy = (_at(samples, chance.places) for samples in (service.alone_s, service.pooled_s))
-        return cls(chance.gaps, alone, busy, chance.meets, service.slots - 1)
+        streams = _at(service.streams_s, chance.places) if service.streams_s else []
+        return cls(chance.gaps, alone, busy, chance.meets, service.slots - 1, streams)
 
     def __call__(self, number: int, _rows: int, beside: int) -> float:
         """Return the seconds; beside some of the others it is that of a busy one about as often as those are."""
-        if beside >= self.others or beside > self.meets[number] * self.others:
+        if beside >= self.others:
             return self.busy[number]
-        return self.alone[number]
+        if self.streams:
+            return (self.streams if beside > self.meets[number] * (self.others - 1) else self.alone)[number]
+        return (self.busy if beside > self.meets[number] * self.others else self.alone)[number]
 
 
 def _at(samples: Sequence[float], places: Sequence[float]) -> list[float]:
@@ -261,7 +270,7 @@ def _fates(service: Service, need: Need, rate_per_s: float, times: _Times) -> li
 def _limits(service: Service, need: Need, mean_s: float) -> Limits:
     concurrency = service.slots * service.rows
     queue = queue_bound(concurrency, service.rows, mean_s, slo_latency_s=need.latency_s, limit=need.queue_limit)
-    return Limits(service.slots, service.rows, queue)
+    return Limits(service.slots, service.rows, queue, slo_s=need.latency_s, share=need.share)
 
 
 def _slow(service: Service, rate_per_s: float) -> float:

@@ -19,7 +19,7 @@ from random import Random
 from orchestrator.planner.capacity import Need
 from orchestrator.scheduling.arrivals import arrivals
 from orchestrator.scheduling.bound import queue_bound
-from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler
+from orchestrator.scheduling.scheduler import Batch, Limits, Refusal, Scheduler
 from orchestrator.scheduling.simulate import TICK_S, Fate
 
 DONE = 1e-12  # seconds of computing that are none: what rounding leaves
@@ -103,7 +103,7 @@ class _Crowd:
             self._fates[load][number] = Fate(now, None, now, admitted.cause)
             return
         admitted.payload = number
-        pool.queue(admitted)
+        pool.queue(admitted, now)
         self._dispatch(load)
 
     def _until(self, until: float) -> None:
@@ -141,13 +141,13 @@ class _Crowd:
         self._next_tick = self._now // TICK_S * TICK_S + TICK_S
         for load, pool in enumerate(self._pools):
             for ticket in pool.expire(self._now):
-                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, Cause.EXPIRED)
+                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, ticket.cause)
 
     def _dispatch(self, load: int) -> None:
         while True:
-            batch, expired = self._pools[load].next_batch(self._now)
-            for ticket in expired:
-                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, Cause.EXPIRED)
+            batch, dropped = self._pools[load].next_batch(self._now)
+            for ticket in dropped:
+                self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, ticket.cause)
             if batch is None:
                 return
             left_s = self._chances[load].choice(self._loads[load].stream.alone_s)
@@ -169,4 +169,6 @@ def _scheduler(load: Load) -> Scheduler:
     stream = load.stream
     expected_s = math.fsum(stream.alone_s) / len(stream.alone_s) * stream.beside
     queue = queue_bound(stream.streams, 1, expected_s, slo_latency_s=load.need.latency_s, limit=load.need.queue_limit)
-    return Scheduler(Limits(stream.streams, 1, queue), service_s=expected_s)
+    need = load.need
+    limits = Limits(stream.streams, 1, queue, slo_s=need.latency_s, share=need.share)
+    return Scheduler(limits, service_s=expected_s)

@@ -75,7 +75,7 @@ class Loop:
 
     def start(self, name: str) -> None:
         """Create the infer requests, find inputs that work, and warm up; raise FAILED or DEADLINE."""
-        for _ in range(self._requests + 1):
+        for _ in range(self._requests + 2):  # one that may be tried beyond them, and one whose outputs are copied
             slot = _Slot()
             slot.request = self._compiled.create_request(lambda slot=slot: self._ended(slot))  # type: ignore[misc]
             self._slots.append(slot)
@@ -234,7 +234,7 @@ class _Run:
             self.refused += 1
             return
         ticket.payload = scheduled
-        self.scheduler.queue(ticket, rows)
+        self.scheduler.queue(ticket, now, rows)
 
     def end(self, batch: Batch, now: float, rows: int) -> None:
         """Account for an inference; a closed loop lets the next request arrive. What ends after the stop is unsaid."""

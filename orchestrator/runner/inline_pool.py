@@ -17,7 +17,8 @@ import numpy as np
 from orchestrator.backend.base import DTYPES, Array, CompiledModel, InferRequest
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.outcome import Done, Outcome, failed, fresh, outcomes_of, split
-from orchestrator.runner.pool import Pool, PoolSettings, Slot
+from orchestrator.runner.pool import Pool, PoolSettings
+from orchestrator.runner.slot import Slot
 from orchestrator.scheduling.scheduler import Batch, Ticket
 
 
@@ -101,8 +102,8 @@ class InlinePool(Pool):
     def _take(self) -> Batch | None:
         with self._lock:
             now = self._clock()
-            batch, late = self._scheduler.next_batch(now)
-            ended = [self._expired(ticket, now) for ticket in late]
+            batch, dropped = self._scheduler.next_batch(now)
+            ended = [self._dropped(ticket, now) for ticket in dropped]
             if batch is not None:
                 self._answering.append(self._idle[0])
             self._check_drained()

@@ -18,27 +18,26 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
-import numpy as np
-
-from orchestrator.backend.base import DTYPES, Array, CompiledModel, InferRequest
+from orchestrator.backend.base import DTYPES, Array, CompiledModel
 from orchestrator.errors import Kind, OrchError
-from orchestrator.runner.outcome import Done, Outcome, failed, fresh, outcomes_of, split, tell
-from orchestrator.scheduling.bound import QUEUE_LIMIT_DEFAULT, queue_bound
-from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler, Ticket
+from orchestrator.runner.health import FAILED_MAX, PROBE_EVERY_S, Health
+from orchestrator.runner.outcome import Done, Outcome, failed, fresh, outcomes_of, tell
+from orchestrator.runner.pool_settings import PoolSettings, limits_of
+from orchestrator.runner.slot import Slot
+from orchestrator.runner.waker import Waker
+from orchestrator.scheduling.scheduler import Batch, Cause, Priority, Refusal, Scheduler, Ticket
+from orchestrator.scheduling.ticket import PRIORITIES
 from orchestrator.telemetry.recorder import Recorder
 from orchestrator.telemetry.snapshot import PoolSnapshot
 
-__all__ = ["Done", "Outcome", "Pool", "PoolSettings"]
+__all__ = ["FAILED_MAX", "PROBE_EVERY_S", "Done", "Outcome", "Pool", "PoolSettings"]
 
 OVERDUE_FACTOR = 20  # an inference that takes this many times its usual time,
 OVERDUE_MIN_S = 5.0  # and at least this long, is given up: its callers are answered, its slot stays taken
-FAILED_MAX = 3  # so many failed inferences in a row are no accident
-PROBE_EVERY_S = 10.0  # how old a good inference may be before an idle pool tries one; readiness tells the truth
-PROBE_SHARE = 0.01  # of an idle pool's time at most: slow models are probed more seldom
 CLOSE_TIMEOUT_S = 5.0  # for the inferences that run when a pool is closed
 WINDOW_S = 10.0
 RECENT_S = 2.0
@@ -48,23 +47,14 @@ FORK_HINT = "open the deployment in the child, or start processes by `spawn`"
 log = logging.getLogger("orch.pool")
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """What may change while the pool runs."""
-
-    timeout_s: float
-    queue_limit: int | None
-    memory_bytes: int
-    slo_latency_s: float | None = None
-    slo_percentile: float | None = None
-    slo_rate_per_s: float | None = None
-
-
 REFUSED = {
     Cause.DRAINING: Kind.UNAVAILABLE,
     Cause.DEADLINE_PAST: Kind.DEADLINE,
     Cause.TOO_LARGE: Kind.TOO_LARGE,
 }
+NO_DEMAND = frozenset({Cause.DRAINING, Cause.DEADLINE_PAST, Cause.TOO_LARGE})  # no pool, however empty, would serve it
+LAG_UP, LAG_DOWN = 0.2, 0.02  # of a step towards a longer and a shorter lag: near the slowest, not at the worst hiccup
+LAG_SHARE_MAX = 0.5  # of the SLO: whatever passes outside, the pool goes on serving
 Observed = TypeVar("Observed")
 
 
@@ -78,20 +68,11 @@ class _Work:
         self.done = done
 
 
-class Slot:
-    """One infer request and the batch it runs."""
-
-    __slots__ = ("batch", "detached", "gather", "request")
-
-    def __init__(self) -> None:
-        self.request: InferRequest
-        self.batch: Batch | None = None
-        self.detached = False
-        self.gather: list[Array] | None = None
-
-
 class Pool:
-    """Serve one compiled model. `requests` inferences run at a time, each of up to `batch` rows gathered in order."""
+    """Serve one model. `requests` inferences run at a time, each of up to `batch` rows gathered in order.
+
+    `smaller` are the same model compiled for fewer rows than `batch`: what waits goes in the smallest that holds it.
+    """
 
     inline = False
     """Whether inferences run on the caller's thread (see runner/inline_pool.py)."""
@@ -105,11 +86,16 @@ class Pool:
         version: str = "1",
         requests: int = 1,
         batch: int = 1,
+        smaller: Mapping[int, CompiledModel] = MappingProxyType({}),
         service_s: float | None = None,
+        small_service_s: Mapping[int, float] = MappingProxyType({}),
         probe: Sequence[Array] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the parts. `probe` are inputs (of `batch` rows) on which an inference is known to work."""
+        """Store the parts. `probe` are inputs (of `batch` rows) on which an inference is known to work.
+
+        `service_s` is what an inference of `batch` rows takes, `small_service_s` those of `smaller`.
+        """
         self.name = name
         self.version = version
         self.compiled = compiled
@@ -117,8 +103,15 @@ class Pool:
         self.batch = batch
         self._clock = clock
         self._lock = threading.Lock()
-        limits = Limits(requests, batch, QUEUE_LIMIT_DEFAULT, settings.memory_bytes)
-        self._scheduler = Scheduler(limits, service_s=service_s)
+        self._models = dict(sorted(smaller.items())) | {batch: compiled}
+        limits = limits_of(settings, requests, tuple(self._models), service_s)
+        self._scheduler = Scheduler(limits, service_s=service_s, service_rows=1 if self.inline else batch)
+        if smaller and service_s is not None:
+            for rows, seconds in (*small_service_s.items(), (batch, service_s)):
+                self._scheduler.pace.seed(rows, seconds)
+        self._waker = Waker(self._wake, clock, f"orch-wake-{name}") if settings.gather_s > 0 else None
+        self.causes = dict.fromkeys(Cause, 0)
+        """Requests refused or dropped since the start, by cause."""
         self._recorder = Recorder(clock())
         self._parts = [(info.name, DTYPES[info.datatype], tuple(info.wire_shape[1:])) for info in compiled.inputs]
         self._idle: deque[Slot] = deque()
@@ -127,31 +120,24 @@ class Pool:
         self._drained = threading.Event()
         self._closed = False
         self._pid = 0
-        self._last_good = clock()  # the check before the start was one
-        self._failed_in_a_row = 0
+        self._health = Health(clock())
         self._probe_inputs = probe
         self._probe: Ticket | None = None
-        self._probed = self._last_good
-        self._probe_failed = False
 
     def start(self) -> None:
         """Create the infer requests (one more than run at a time) and set the queue's bound."""
         self._begin()
         for _ in range(self._scheduler.limits.slots + 1):
             slot = Slot()
-            slot.request = self.compiled.create_request(lambda slot=slot: self._ended(slot))  # type: ignore[misc]
-            if self.batch > 1:
-                slot.gather = [self._gather_array(position) for position in range(len(self.compiled.inputs))]
+            for rows, compiled in self._models.items():
+                slot.add(rows, compiled, lambda slot=slot: self._ended(slot))  # type: ignore[misc]
             self._idle.append(slot)
         self.reconfigure(self.settings)
+        if self._waker is not None:
+            self._waker.start()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-
-    def _gather_array(self, position: int) -> Array:
-        info = self.compiled.inputs[position]
-        assert info.static, "the planner batches static shapes only (rule 6)"
-        return np.zeros(info.wire_shape, DTYPES[info.datatype])
 
     def reconfigure(self, settings: PoolSettings) -> None:
         """Change queue and SLO in place; requests that wait go on waiting."""
@@ -160,21 +146,17 @@ class Pool:
             self._bound()
 
     def _bound(self) -> None:
-        limits = self._scheduler.limits
-        queue = queue_bound(
-            limits.slots * limits.rows,
-            limits.rows,
-            self._scheduler.service_s,
-            slo_latency_s=self.settings.slo_latency_s,
-            limit=self.settings.queue_limit,
-        )
-        self._scheduler.reconfigure(Limits(limits.slots, limits.rows, queue, self.settings.memory_bytes))
+        scheduler = self._scheduler
+        sizes = tuple(self._models)
+        scheduler.reconfigure(limits_of(self.settings, scheduler.limits.slots, sizes, scheduler.full_s))
 
-    def admit(self, *, nbytes: int = 0, timeout_s: float | None = None) -> Ticket:
-        """Take a place in the pool before the data is there; raise OVERLOADED, DEADLINE or UNAVAILABLE.
+    def admit(self, *, nbytes: int = 0, timeout_s: float | None = None, priority: str | None = None) -> Ticket:
+        """Take a place in the pool before the data is there; raise OVERLOADED, DEADLINE, UNAVAILABLE or INVALID.
 
-        The deadline is the earlier of the caller's own and the pool's.
+        The deadline is the earlier of the caller's own and the pool's. `priority` is critical, default or sheddable;
+        None, or one above the model's own, gives the model's.
         """
+        wanted = None if priority is None else self._priority(priority)
         if self.forked:
             raise OrchError(
                 Kind.UNAVAILABLE, "an inference engine does not survive fork", where=self.name, hint=FORK_HINT
@@ -183,16 +165,37 @@ class Pool:
         allowed = self.settings.timeout_s if timeout_s is None else min(self.settings.timeout_s, timeout_s)
         with self._lock:
             now = self._clock()
-            self._recorder.arrived(now)
-            admitted = self._scheduler.admit(now, deadline=now + allowed, nbytes=nbytes)
-            if isinstance(admitted, Ticket):
-                return admitted
-            self._recorder.rejected(now)
-        raise self._refused(admitted)
+            self._recorder.arrived(now, nbytes)
+            admitted = self._scheduler.admit(now, deadline=now + allowed, nbytes=nbytes, priority=wanted)
+            if isinstance(admitted, Refusal):
+                self._note_refusal(admitted, now, allowed)
+            displaced = self._take_dropped(now) if self._scheduler.dropped else []
+        self._deliver(displaced)
+        if isinstance(admitted, Refusal):
+            raise self._refused(admitted)
+        return admitted
+
+    def _priority(self, word: str) -> Priority:
+        priority = PRIORITIES.get(word)
+        if priority is None:
+            what = f"priority must be one of {', '.join(PRIORITIES)}, got {word[:40]!r}"
+            raise OrchError(Kind.INVALID, what, where=self.name)
+        return priority
+
+    def _note_refusal(self, refusal: Refusal, now: float, allowed_s: float) -> None:
+        self.causes[refusal.cause] += 1
+        # Who gives an inference less time than it takes is refused by every pool; the pool's own time is no excuse.
+        possible = allowed_s >= self.settings.timeout_s or allowed_s > (self._scheduler.service_s or 0.0)
+        self._recorder.rejected(now, demand=possible and refusal.cause not in NO_DEMAND)
+
+    def _take_dropped(self, now: float) -> list[tuple[Ticket, Outcome]]:
+        """Return what was dropped to make room, as it is to be answered. Lock held."""
+        return [self._dropped(ticket, now) for ticket in self._scheduler.expire(now)]
 
     def _refused(self, refusal: Refusal) -> OrchError:
         kind = REFUSED.get(refusal.cause, Kind.OVERLOADED)
-        return OrchError(kind, refusal.cause.value, where=self.name, retry_after_s=refusal.retry_after_s)
+        cause, code = refusal.cause, None if kind is not Kind.OVERLOADED else refusal.cause.name
+        return OrchError(kind, cause.value, where=self.name, retry_after_s=refusal.retry_after_s, code=code)
 
     def submit(
         self, ticket: Ticket, arrays: Sequence[Array], done: Done, *, rows: int = 1, later: bool = False
@@ -215,11 +218,11 @@ class Pool:
                 error = misfit
                 self._recorder.failed(self._clock())
                 self._check_drained()
-            elif self._scheduler.queue(ticket, rows):
+            elif self._scheduler.queue(ticket, self._clock(), rows):
                 ticket.payload = _Work(arrays, done)
                 ended = self._dispatch()
             else:  # dropped while the data came, when there was nobody to tell yet
-                error = self._gone() if self._closed else self._late()
+                error = self._gone() if self._closed else self._why_dropped(ticket)
         if error is not None:
             tell(done, Outcome(error=error))
         self._deliver(ended)
@@ -241,7 +244,7 @@ class Pool:
     def tighten(self, ticket: Ticket, timeout_s: float) -> None:
         """Bring the deadline forward to `timeout_s` after the arrival, if that is earlier."""
         with self._lock:
-            ticket.deadline = min(ticket.deadline, ticket.arrived + timeout_s)
+            self._scheduler.tighten(ticket, ticket.arrived + timeout_s)
 
     def enlarge(self, ticket: Ticket, nbytes: int) -> None:
         """Count tensors that come from elsewhere than the request; raise TOO_LARGE or OVERLOADED, and drop it."""
@@ -249,7 +252,7 @@ class Pool:
             refusal = self._scheduler.enlarge(ticket, nbytes)
             if refusal is None:
                 return
-            self._recorder.rejected(self._clock())
+            self._note_refusal(refusal, self._clock(), self.settings.timeout_s)
             self._check_drained()
         raise self._refused(refusal)
 
@@ -265,21 +268,30 @@ class Pool:
         ended: list[tuple[Ticket, Outcome]] = []
         while self._idle:
             now = self._clock()
-            batch, expired = self._scheduler.next_batch(now)
-            ended += [self._expired(ticket, now) for ticket in expired]
+            batch, dropped = self._scheduler.next_batch(now)
+            if dropped:
+                ended += [self._dropped(ticket, now) for ticket in dropped]
             if batch is None:
                 break
             slot = self._idle.popleft()
             error = self._start(slot, batch, now)
             if error is not None:
                 ended += failed(batch, error)
+        if self._waker is not None:
+            self._waker.at(self._scheduler.wake_at)
         return ended
+
+    def _wake(self) -> None:
+        """Start what was held back long enough, on the waker's thread."""
+        with self._lock:
+            ended = self._dispatch()
+        self._deliver(ended)
 
     def _start(self, slot: Slot, batch: Batch, now: float) -> OrchError | None:
         slot.batch = batch
         slot.detached = False
         try:
-            slot.request.start(self._inputs(slot, batch))
+            slot.start(batch)
         except OrchError as error:
             return self._start_failed(slot, batch, now, fresh(error))
         except Exception as error:  # noqa: BLE001 - whatever the engine throws must not cost the slot
@@ -295,16 +307,6 @@ class Pool:
         self._scheduler.finish(batch, now, good=False)
         self._settle(batch, now, error)
         return error
-
-    def _inputs(self, slot: Slot, batch: Batch) -> Sequence[Array]:
-        if slot.gather is None or (batch.rows == self.batch and len(batch.tickets) == 1):
-            return batch.tickets[0].payload.arrays  # type: ignore[no-any-return]
-        row = 0
-        for ticket in batch.tickets:
-            for target, array in zip(slot.gather, ticket.payload.arrays, strict=True):
-                target[row : row + ticket.rows] = array
-            row += ticket.rows
-        return slot.gather
 
     def _ended(self, slot: Slot) -> None:
         """Take a good end, on the engine's thread: start the next inference, then copy the outputs and answer."""
@@ -325,7 +327,7 @@ class Pool:
             outcomes += failed(batch, parts)
         with self._lock:
             if slot.detached:  # its callers were told long ago; but it did end
-                self._note_good(now)
+                self._health.ended_well(now)
             else:
                 self._settle(batch, now, parts if isinstance(parts, OrchError) else None)
             self._idle.append(slot)
@@ -341,8 +343,7 @@ class Pool:
     def _read(self, slot: Slot, batch: Batch) -> Sequence[tuple[Array, ...]] | OrchError:
         """Return each request's part of the outputs; an error in place of whatever the engine or a model may raise."""
         try:
-            outputs = slot.request.outputs()
-            return split(outputs, batch, self.batch) if self.batch > 1 else (outputs,)
+            return slot.parts(batch)
         except OrchError as error:
             return fresh(error)
         except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
@@ -352,21 +353,15 @@ class Pool:
         """Count how each of the batch's requests ended, and what it says of the pool's health. Lock held."""
         probe = batch.tickets[0] is self._probe
         if error is None:
-            self._note_good(now)
-        elif probe:
-            self._probe_failed = True
+            self._health.ended_well(now)
+        else:
+            self._health.failed(error, probe=probe)
+        if probe and error is not None:
             log.warning("%s: the made-up inference failed: %s", self.name, error)
-        elif error.kind is not Kind.INVALID:  # that one is the caller's
-            self._failed_in_a_row += 1
         if probe:
             self._probe = None  # nobody asked for it, so nobody counts it
         else:
             self._record(batch, now, error)
-
-    def _note_good(self, now: float) -> None:
-        self._last_good = now
-        self._failed_in_a_row = 0
-        self._probe_failed = False
 
     def _record(self, batch: Batch, now: float, error: OrchError | None) -> None:
         recorder = self._recorder
@@ -390,21 +385,27 @@ class Pool:
             if work is not None and not ticket.abandoned:
                 tell(work.done, outcome)
 
-    def _late(self) -> OrchError:
-        return OrchError(Kind.DEADLINE, Cause.EXPIRED.value, where=self.name)
+    def _why_dropped(self, ticket: Ticket) -> OrchError:
+        """Return what to tell the caller of a request that was admitted and is not inferred."""
+        cause = ticket.cause or Cause.EXPIRED
+        asked = ticket.deadline < ticket.arrived + self.settings.timeout_s
+        if cause is Cause.EXPIRED and asked:  # the caller's own deadline: nothing to come back for
+            return OrchError(Kind.DEADLINE, cause.value, where=self.name)
+        return self._refused(Refusal(cause, self._scheduler.retry_after_s()))
 
     def _gone(self) -> OrchError:
         return OrchError(Kind.UNAVAILABLE, "the pool was closed", where=self.name)
 
-    def _expired(self, ticket: Ticket, now: float) -> tuple[Ticket, Outcome]:
+    def _dropped(self, ticket: Ticket, now: float) -> tuple[Ticket, Outcome]:
+        self.causes[ticket.cause or Cause.EXPIRED] += 1
         self._recorder.expired(now, waited=ticket.payload is not None)
-        return ticket, Outcome(error=self._late())
+        return ticket, Outcome(error=self._why_dropped(ticket))
 
     def tick(self) -> None:
         """Drop what is late, find inferences that failed or hang, follow the service time; call every 50 ms or so."""
         with self._lock:
             now = self._clock()
-            ended = [self._expired(ticket, now) for ticket in self._scheduler.expire(now)]
+            ended = self._take_dropped(now)
             for slot in tuple(self._running):
                 ended += self._examine(slot, now)
             ended += self._dispatch()
@@ -454,12 +455,12 @@ class Pool:
             now = self._clock()
             if self._probe_inputs is None or not self._probe_due(now):
                 return
-            self._probed = now
+            self._health.probing(now)
             admitted = self._scheduler.admit(now, deadline=math.inf)
             assert isinstance(admitted, Ticket), admitted
             admitted.payload = _Work(self._probe_inputs, _nobody)
             self._probe = admitted
-            self._scheduler.queue(admitted, self.batch)
+            self._scheduler.queue(admitted, now, self.batch)
             ended = self._dispatch()
         self._deliver(ended)
 
@@ -467,14 +468,23 @@ class Pool:
         scheduler = self._scheduler
         idle = not (scheduler.queued or scheduler.receiving) and all(slot.detached for slot in self._running)
         free = bool(self._idle) and scheduler.in_flight < scheduler.limits.slots
-        every = max(PROBE_EVERY_S, (scheduler.service_s or 0.0) / PROBE_SHARE)
-        due = now - max(self._last_good, self._probed) >= every
+        due = self._health.probe_due(now, scheduler.service_s or 0.0)
         return due and idle and free and not scheduler.draining
+
+    def note_lag(self, seconds: float) -> None:
+        """Tell how long a request of late waited outside the pool: to be seen, and to have its answer sent.
+
+        What passes there is not left for the inference: admission counts with the slow ones, and forgets them slowly.
+        """
+        scheduler = self._scheduler
+        more = seconds - scheduler.lag_s
+        lag_s = scheduler.lag_s + (LAG_UP if more > 0 else LAG_DOWN) * more
+        scheduler.lag_s = min(lag_s, LAG_SHARE_MAX * scheduler.limits.slo_s)
 
     @property
     def last_good_s_ago(self) -> float:
         """Return how long ago the last good inference ended, in seconds."""
-        return self._clock() - self._last_good
+        return self._clock() - self._health.last_good
 
     @property
     def wedged(self) -> bool:
@@ -486,7 +496,7 @@ class Pool:
     @property
     def healthy(self) -> bool:
         """Tell whether inferences end well: none hangs everywhere, neither the last few nor the last probe failed."""
-        return not self.wedged and not self._probe_failed and self._failed_in_a_row < FAILED_MAX
+        return not self.wedged and self._health.good
 
     @property
     def forked(self) -> bool:
@@ -543,8 +553,11 @@ class Pool:
             stuck = bool(self._running or self._answering)
             self._idle.clear()
         self._deliver(left)
+        if self._waker is not None:
+            self._waker.stop()
         if not stuck:
-            self.compiled.close()
+            for compiled in self._models.values():
+                compiled.close()
 
     def _abandon(self, slot: Slot) -> list[tuple[Ticket, Outcome]]:
         if slot.batch is None or slot.detached:

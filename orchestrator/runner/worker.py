@@ -243,4 +243,5 @@ def settings(plan: ModelPlan) -> PoolSettings:
         slo_latency_s=slo.latency_s if slo else None,
         slo_percentile=slo.percentile if slo else None,
         slo_rate_per_s=slo.rate_per_s if slo else None,
+        priority=plan.priority,
     )

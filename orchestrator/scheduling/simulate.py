@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from math import ceil, inf
 from typing import NamedTuple
 
-from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Refusal, Scheduler, Ticket
+from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Priority, Refusal, Scheduler, Ticket
 
 TICK_S = 0.05  # how often the runner asks the scheduler what is late
 
 ServiceTimes = Callable[[int, int, int], float]
 """Returns the seconds of an inference, given its number (from 0, in the order of the starts), its rows, and how many
 others run when it starts."""
+
+Classes = Callable[[int], Priority | None]
+"""Returns the class that a request names, given its number."""
 
 
 class Fate(NamedTuple):
@@ -42,6 +45,7 @@ def simulate(
     rows: int = 1,
     nbytes: int = 0,
     expected_s: float | None = None,
+    priority: Classes | None = None,
 ) -> list[Fate]:
     """Return the fate of each request, in the order of `arrivals` (seconds from 0, ascending).
 
@@ -49,10 +53,10 @@ def simulate(
     its data is there when it arrives. `expected_s` is the scheduler's first estimate of a service time. All
     completions of an instant come before its arrivals. Same input, same result.
     """
-    run = _Run(Scheduler(limits, service_s=expected_s), service_s)
+    run = Run(Scheduler(limits, service_s=expected_s), service_s)
     for number, now in enumerate(arrivals):
         run.until(now)
-        run.arrive(number, now, timeout_s, rows, nbytes)
+        run.arrive(number, now, now + timeout_s, rows, nbytes, None if priority is None else priority(number))
     run.until(inf)
     return [run.fates[number] for number in range(len(run.fates))]
 
@@ -70,97 +74,119 @@ def simulate_closed(
 
     A caller that was refused asks again when `retry_after_s` says. Same input, same result.
     """
-    run = _Run(Scheduler(limits, service_s=expected_s), service_s)
+    run = Run(Scheduler(limits, service_s=expected_s), service_s)
     ready = [(0.0, caller) for caller in range(callers)]
     owner: dict[int, int] = {}
     number = 0
     while number < count:
-        if not ready or (run.next_end <= ready[0][0]):
-            ready_at = run.next_end
+        if not ready or (run.next_event <= ready[0][0]):
+            ready_at = run.next_event
             assert ready_at < inf, "every caller waits, and nothing runs"
             run.until(ready_at)
         else:
             now, caller = heapq.heappop(ready)
             owner[number] = caller
-            run.arrive(number, now, timeout_s, 1, 0)
+            run.arrive(number, now, now + timeout_s)
             number += 1
         for answered in [key for key in owner if key in run.fates]:
             fate = run.fates[answered]
-            pause_s = run.retry_after_s if fate.cause is not None else 0.0
+            pause_s = run.scheduler.retry_after_s(run.now) if fate.cause is not None else 0.0
             # Who was dropped at a tick that has passed meanwhile can only ask from now on.
             heapq.heappush(ready, (max(run.now, fate.ended + pause_s), owner.pop(answered)))
     run.until(inf)
     return [run.fates[number] for number in range(count)]
 
 
-class _Run:
+class Run:
     """One simulation: the scheduler, what runs, and what became of each request so far, by its number."""
 
     def __init__(self, scheduler: Scheduler, service_s: ServiceTimes) -> None:
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        self.now = 0.0
+        self.fates: dict[int, Fate] = {}
         self._service_s = service_s
         self._running: list[tuple[float, int, Batch]] = []  # a heap by the time of the end, then the number
         self._starts = 0
-        self.now = 0.0
         self._next_tick = TICK_S
-        self.fates: dict[int, Fate] = {}
 
     @property
-    def next_end(self) -> float:
-        """Return when the next inference ends; infinity when none runs."""
-        return self._running[0][0] if self._running else inf
+    def next_event(self) -> float:
+        """Return when the next inference ends or a batch is held back no longer; infinity when nothing is to come."""
+        return min(self._running[0][0] if self._running else inf, self.scheduler.wake_at)
 
-    @property
-    def retry_after_s(self) -> float:
-        """Return how long a refused caller is told to wait."""
-        return self._scheduler.retry_after_s()
-
-    def arrive(self, number: int, now: float, timeout_s: float, rows: int, nbytes: int) -> None:
+    def arrive(
+        self,
+        number: int,
+        now: float,
+        deadline: float,
+        rows: int = 1,
+        nbytes: int = 0,
+        priority: Priority | None = None,
+    ) -> None:
         """Let a request in or refuse it, and start what can be started."""
         assert now >= self.now, "arrivals are in ascending order, from 0"
         self.now = now
-        admitted = self._scheduler.admit(now, deadline=now + timeout_s, nbytes=nbytes)
+        scheduler = self.scheduler
+        admitted = scheduler.admit(now, deadline=deadline, nbytes=nbytes, priority=priority)
         if isinstance(admitted, Refusal):
             self.fates[number] = Fate(now, None, now, admitted.cause)
             return
         admitted.payload = number
-        self._scheduler.queue(admitted, rows)
-        self._dispatch(now)
+        scheduler.queue(admitted, now, rows)
+        if scheduler.can_start or scheduler.dropped:
+            self._dispatch(now)
 
     def until(self, now: float) -> None:
         """End every inference that is over at `now`, in order, each followed by what can then start."""
-        running = self._running
-        while running and running[0][0] <= now:
-            ended, _, batch = heapq.heappop(running)
-            self._tick(ended)
-            self._scheduler.finish(batch, ended)
-            for ticket in batch.tickets:
-                self.fates[ticket.payload] = Fate(ticket.arrived, ticket.started, ended, None)
-            self._dispatch(ended)
+        running, scheduler = self._running, self.scheduler
+        while True:
+            ends = running[0][0] if running else inf
+            if scheduler.wake_at < ends and scheduler.wake_at <= now:
+                woken = scheduler.wake_at
+                if woken >= self._next_tick:
+                    self._tick(woken)
+                self._dispatch(woken)
+            elif ends <= now and running:
+                self._end()
+            else:
+                break
         if now < inf:
             assert now >= self.now, "arrivals are in ascending order, from 0"
             self.now = now
-            self._tick(now)
+            if now >= self._next_tick:
+                self._tick(now)
+
+    def _end(self) -> None:
+        ended, _, batch = heapq.heappop(self._running)
+        if ended >= self._next_tick:
+            self._tick(ended)
+        self.scheduler.finish(batch, ended)
+        fates = self.fates
+        for ticket in batch.tickets:
+            fates[ticket.payload] = Fate(ticket.arrived, ticket.started, ended, None)
+        if self.scheduler.queued:
+            self._dispatch(ended)
 
     def _tick(self, now: float) -> None:
         """Drop what is late as the runner's clockwork would have, each at its tick; nothing else happened meanwhile."""
-        if now < self._next_tick:
-            return
         last = now // TICK_S * TICK_S
-        for ticket in self._scheduler.expire(last):
-            self._expired(ticket, min(last, ceil(ticket.deadline / TICK_S) * TICK_S))
+        for ticket in self.scheduler.expire(last):
+            self._dropped(ticket, min(last, max(ticket.arrived, ceil(ticket.deadline / TICK_S) * TICK_S)))
         self._next_tick = last + TICK_S
 
-    def _expired(self, ticket: Ticket, now: float) -> None:
-        self.fates[ticket.payload] = Fate(ticket.arrived, None, now, Cause.EXPIRED)
+    def _dropped(self, ticket: Ticket, now: float) -> None:
+        self.fates[ticket.payload] = Fate(ticket.arrived, None, now, ticket.cause)
 
     def _dispatch(self, now: float) -> None:
+        scheduler = self.scheduler
         while True:
-            batch, expired = self._scheduler.next_batch(now)
-            for ticket in expired:
-                self._expired(ticket, now)
+            batch, dropped = scheduler.next_batch(now)
+            for ticket in dropped:
+                self._dropped(ticket, now)
             if batch is None:
                 return
             ends = now + self._service_s(self._starts, batch.rows, len(self._running))
             heapq.heappush(self._running, (ends, self._starts, batch))
             self._starts += 1
+            if not scheduler.can_start:
+                return

@@ -69,7 +69,8 @@ def test_refusals_say_why_and_when_to_come_back() -> None:
     rig.submit()
     rig.submit()
     full = refused(rig)
-    assert (full.kind, full.retry_after_s) == (Kind.OVERLOADED, 0.2)
+    assert (full.kind, full.code) == (Kind.OVERLOADED, "QUEUE_FULL")
+    assert full.retry_after_s == pytest.approx(0.4)  # until all that was admitted is served
     assert refused(rig, nbytes=101).kind is Kind.TOO_LARGE
     assert refused(rig, timeout_s=0).kind is Kind.DEADLINE
     rig.pool.refuse()
@@ -92,7 +93,7 @@ def test_a_request_that_waits_too_long_is_answered_and_never_inferred() -> None:
     rig.submit(1)
     late = rig.submit(2)
     rig.wait(TIMEOUT_S)
-    assert late.kind is Kind.DEADLINE
+    assert late.kind is Kind.OVERLOADED  # nobody but the pool said until when
     rig.complete()
     assert rig.engine.running() == ()
     assert rig.totals == {"accepted": 2, "completed": 1, "expired": 1}
@@ -104,7 +105,7 @@ def test_a_request_whose_body_comes_too_late_is_answered_when_it_comes() -> None
     rig.wait(TIMEOUT_S)
     outcomes: list[Outcome] = []
     rig.pool.submit(ticket, [row(1)], outcomes.append)
-    assert [outcome.error.kind for outcome in outcomes if outcome.error] == [Kind.DEADLINE]
+    assert [outcome.error.kind for outcome in outcomes if outcome.error] == [Kind.OVERLOADED]
     assert rig.totals == {"accepted": 1, "expired": 1}
     assert rig.pool.snapshot().window.expired == 0  # its caller was slow: the pool is not full
 
@@ -264,7 +265,7 @@ def test_a_hung_inference_is_answered_after_the_bound_and_keeps_its_slot() -> No
     assert not rig.pool.healthy
     waiting = rig.submit()
     rig.wait(TIMEOUT_S)
-    assert waiting.kind is Kind.DEADLINE
+    assert waiting.kind is Kind.OVERLOADED
     assert len(rig.engine.running()) == 1
     assert rig.totals == {"accepted": 2, "failed": 1, "expired": 1}
 
@@ -311,7 +312,7 @@ def test_the_longest_time_until_an_answer_is_stated_and_kept() -> None:
     rig = Rig(stubborn=True)
     waiting = [rig.submit(), rig.submit()]
     rig.wait(rig.pool.longest_s)
-    assert [caller.kind for caller in waiting] == [Kind.DEADLINE] * 2
+    assert [caller.kind for caller in waiting] == [Kind.DEADLINE, Kind.OVERLOADED]
 
 
 # Batches

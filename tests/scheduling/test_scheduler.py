@@ -28,7 +28,7 @@ def admitted(scheduler: Scheduler, now: float = 0.0, *, deadline: float = 10.0, 
 
 def queued(scheduler: Scheduler, now: float = 0.0, *, rows: int = 1, deadline: float = 10.0, nbytes: int = 0) -> Ticket:
     ticket = admitted(scheduler, now, deadline=deadline, nbytes=nbytes)
-    assert scheduler.queue(ticket, rows)
+    assert scheduler.queue(ticket, now, rows)
     return ticket
 
 
@@ -48,8 +48,8 @@ def test_a_request_goes_through_its_states_in_order() -> None:
     scheduler = Scheduler(Limits(1))
     ticket = admitted(scheduler, 1.0)
     assert (ticket.state, scheduler.receiving, scheduler.idle) == (State.RECEIVING, 1, False)
-    scheduler.queue(ticket)
-    assert (ticket.state, scheduler.queued) == (State.QUEUED, 1)
+    scheduler.queue(ticket, 1.5)
+    assert (ticket.state, ticket.ready, scheduler.queued) == (State.QUEUED, 1.5, 1)
     batch = started(scheduler, 2.0)
     assert (ticket.state, ticket.started, scheduler.in_flight) == (State.RUNNING, 2.0, 1)
     scheduler.finish(batch, 3.0)
@@ -100,7 +100,7 @@ def test_draining_refuses_new_requests_and_finishes_the_admitted_ones() -> None:
     scheduler.draining = True
     assert refusal(scheduler) is Cause.DRAINING
     assert started(scheduler).tickets == [waiting]
-    assert scheduler.queue(receiving)
+    assert scheduler.queue(receiving, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_is_late_is_dropped_wherever_it_stands() -> None:
     started(scheduler)
     tickets = [admitted(scheduler, deadline=1.0), queued(scheduler, deadline=1.0)]
     assert scheduler.expire(1.0) == tickets
-    assert not scheduler.queue(tickets[0])
+    assert not scheduler.queue(tickets[0], 1.0)
     assert running.state is State.RUNNING
     assert (scheduler.queued, scheduler.receiving, scheduler.expire(1.0)) == (0, 0, [])
 
@@ -146,7 +146,7 @@ def test_a_cancelled_request_is_never_started() -> None:
     waiting, receiving = queued(scheduler), admitted(scheduler)
     assert scheduler.cancel(waiting)
     assert scheduler.cancel(receiving)
-    assert not scheduler.queue(receiving)
+    assert not scheduler.queue(receiving, 0.0)
     assert scheduler.next_batch(0.0) == (None, [])
     assert scheduler.idle
 
@@ -173,7 +173,7 @@ def test_cancelled_requests_neither_pile_up_nor_hold_their_tensors_while_the_dev
         ticket.payload = Tensors()
         held.append(weakref.ref(ticket.payload))
         scheduler.cancel(ticket)
-        assert len(scheduler._queue) <= STALE_MAX
+        assert len(scheduler._own.queue) <= STALE_MAX + 1
     del ticket
     gc.collect()
     assert [tensors() for tensors in held if tensors() is not None] == []
@@ -206,7 +206,7 @@ def test_the_hint_when_to_come_back_grows_with_what_waits() -> None:
     for _ in range(10):
         queued(scheduler)
     started(scheduler), started(scheduler)
-    assert scheduler.retry_after_s() == pytest.approx((8 + 2) * 0.1 / 2 / 2)
+    assert scheduler.retry_after_s() == pytest.approx((8 + 2) * 0.1 / 2)
     assert Scheduler(Limits(1), service_s=0.0).retry_after_s() > 0
 
 
