@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -21,7 +22,7 @@ from orchestrator.serving.quota import Quotas, grpc_client
 from orchestrator.serving.repository import only_ready, refuse_change
 from orchestrator.serving.request_log import Caller, Ended, RequestLog
 from orchestrator.serving.shared_regions import Regions
-from orchestrator.serving.shared_tensors import SharedTensors
+from orchestrator.serving.shared_tensors import PIECE_BYTES, SharedTensors
 from orchestrator.serving.tensors import TensorPool
 
 log = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ class GrpcServer:
         try:
             signature = self._plane.signature(name, version)
             head, layout = grpc_infer.plan(envelope, signature, self._heads)
-            shared = self._shared(admission, head, layout) if layout.shares else None
+            shared = await self._shared(admission, head, layout) if layout.shares else None
             arrays = grpc_infer.tensors(envelope, layout, shared)
         except BaseException:
             self._plane.release(admission)
@@ -273,10 +274,13 @@ class GrpcServer:
         shared.recycle()
         return self._responses.write(signature, envelope.id, answer.outputs, head.outputs, shared.store), answer
 
-    def _shared(self, admission: Any, head: InferHead, layout: Layout) -> SharedTensors:
-        """Find the regions of the outputs, and room for the inputs that will be read from theirs."""
+    async def _shared(self, admission: Any, head: InferHead, layout: Layout) -> SharedTensors:
+        """Find the regions of the outputs, and room for the inputs; fetch those that are large in pieces."""
         shared = SharedTensors(head, self._plane.regions, self._arrays)
         self._plane.enlarge(admission, layout.shared_bytes)
+        if layout.shared_bytes > PIECE_BYTES:
+            for _ in shared.fetch(layout):
+                await asyncio.sleep(0)
         return shared
 
     def _server_live(self, _data: bytes) -> Any:

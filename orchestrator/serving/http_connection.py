@@ -318,6 +318,10 @@ class Connection(asyncio.BufferedProtocol):
             self._submit(body)
 
     def _submit(self, body: InferBody) -> None:
+        if body.far:
+            self._phase = Phase.BUSY
+            self._in_turns(body, body.fetch(), lambda: self._has_read(body))
+            return
         try:
             arrays = body.arrays()
         except OrchError as error:

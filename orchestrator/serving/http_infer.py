@@ -25,7 +25,7 @@ from orchestrator.serving.oip import (
 from orchestrator.serving.oip_json import LONG_BYTES, LONG_VALUES, encode_in_pieces, long_outputs, read_in_pieces
 from orchestrator.serving.oip_tensors import count_of, raw
 from orchestrator.serving.shared_regions import Regions
-from orchestrator.serving.shared_tensors import SharedTensors
+from orchestrator.serving.shared_tensors import PIECE_BYTES, SharedTensors
 from orchestrator.serving.tensors import POOLED_MIN_BYTES, TensorPool
 
 OCTETS = "application/octet-stream"
@@ -108,7 +108,8 @@ class InferBody:
 
     __slots__ = (
         *("_head", "_heads", "_json_left", "_layout", "_parts", "_regions", "_shared", "_targets", "_tensors"),
-        *("_answers", "_encoded", "_long", "_text", "admission", "binary_bytes", "failure", "sink", "started"),
+        *("_answers", "_encoded", "_fetched", "_long", "_text", "admission", "binary_bytes", "failure", "sink"),
+        "started",
     )
 
     def __init__(
@@ -132,6 +133,7 @@ class InferBody:
         self._regions = regions
         self._answers = answers
         self._shared: SharedTensors | None = None
+        self._fetched = False
         self._json_left = json_bytes
         self._long = json_bytes >= LONG_BYTES and not binary_bytes
         self._encoded: dict[str, bytes] = {}
@@ -199,6 +201,20 @@ class InferBody:
         if self.failure is None:
             self._parts = list(request.arrays)
             self.started = True
+
+    @property
+    def far(self) -> bool:
+        """Tell whether inputs are to be fetched from shared memory in steps."""
+        return self._shared is not None and not self._fetched and self._layout.shared_bytes > PIECE_BYTES
+
+    def fetch(self) -> Iterator[None]:
+        """Fetch them in steps; they are there in the end, or the `failure` is known."""
+        assert self._shared is not None, "they are far"
+        self._fetched = True
+        try:
+            yield from self._shared.fetch(self._layout)
+        except OrchError as error:
+            self.failure = error
 
     def _start(self, text: bytes, data: memoryview) -> memoryview:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import EndpointPlan
 from orchestrator.serving import shared_regions
 from orchestrator.serving.kept_regions import KeptRegions
-from orchestrator.serving.oip import InferHead, OutputHead, Place
+from orchestrator.serving.oip import InferHead, InputHead, OutputHead, Place, Signature, plan_inputs
 from orchestrator.serving.process import refusal_of_shared_memory
 from orchestrator.serving.shared_memory import Region, Registration, open_region
 from orchestrator.serving.shared_regions import Regions
-from orchestrator.serving.shared_tensors import SharedTensors
+from orchestrator.serving.shared_tensors import PIECE_BYTES, SharedTensors
 from orchestrator.serving.tensors import TensorPool
+from tests.builders import a_tensor
 
 PATTERN = bytes(range(256)) * 64
+REST: tuple[Any, ...] = (None, False, None, None)  # outputs, binary_default, timeout_s, priority
 
 
 @pytest.fixture
@@ -227,6 +230,26 @@ def test_a_request_under_way_keeps_its_region_and_the_last_user_closes_it(folder
     assert np.frombuffer((folder / "frames").read_bytes()[8:24]).tolist() == [1.5, 2.5]
     del shared
     assert open_files(folder / "frames") == 0
+
+
+def test_a_large_input_is_fetched_in_pieces_and_kept_for_the_request(folder: Path) -> None:
+    size = 2 * PIECE_BYTES + 8
+    with (folder / "large").open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 8)
+        file.write(PATTERN[1:9])
+    regions = Regions(None, folder=folder)
+    regions.register(Registration("large", "large", 0, size))
+    head = InferHead(None, {}, (InputHead("x", "UINT8", (size,), None, None, Place("large", 0, size)),), *REST)
+    layout = plan_inputs(head, Signature("m", "1", (a_tensor("x", size, datatype="UINT8"),), (), 1))
+    pool = TensorPool()
+    shared = SharedTensors(head, regions, pool)
+    assert sum(1 for _ in shared.fetch(layout)) == 3
+    (folder / "large").write_bytes(b"")
+    array = shared.read(layout.slots[0], Place("large", 0, size))
+    assert array[-9:].tobytes() == b"\0" + PATTERN[1:9]
+    shared.recycle()
+    assert pool.take(array.dtype, array.shape) is array
 
 
 # Whether it is offered

@@ -28,6 +28,7 @@ from orchestrator.backend.openvino_backend import OpenVinoBackend
 from orchestrator.serving.dataplane import Served
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.shared_regions import Regions
+from orchestrator.serving.shared_tensors import PIECE_BYTES
 from tests.serving.http_serving import DEADLINE_S, Doubler, Running, X, a_loop, a_served, get, openvino_models, serving
 from tests.serving.test_http_protocol import KEPT, in_process
 from tests.serving.wire_cases import WireCase
@@ -204,6 +205,20 @@ def test_each_request_sees_what_lies_there_now(caller: Caller) -> None:
             result = caller.infer("identity_int32", [given], [caller.wanted("same", "frames", 8, 32)])
             assert np.frombuffer(taken(handle, 8, 32), np.int32).tolist() == [number, -number]
         assert result is not None
+
+
+def test_large_tensors_come_whole_too_and_an_object_cut_amid_them_is_an_error(caller: Caller) -> None:
+    size = 2 * PIECE_BYTES + 4096
+    data = np.random.default_rng(3).integers(0, 256, size, np.uint8).tobytes()
+    with an_object(2 * size) as (handle, key):
+        caller.client.register_system_shared_memory("frames", key, 2 * size)
+        put(handle, data)
+        given = caller.given("data", "UINT8", (1, size), "frames", size)
+        caller.infer("identity_uint8", [given], [caller.wanted("same", "frames", size, size)])
+        assert taken(handle, size, size) == data
+        os.truncate(Path("/dev/shm", key), PIECE_BYTES)
+        assert "has become smaller" in caller.refused("identity_uint8", [given])
+        os.truncate(Path("/dev/shm", key), 2 * size)
 
 
 def test_a_region_begins_where_it_was_registered(caller: Caller) -> None:
