@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision
 from orchestrator.planner.diff import diff
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan
+from orchestrator.telemetry import snapshot
 
 NOW = 1_800_000_000.0
 
@@ -216,6 +217,30 @@ def test_a_condition_keeps_the_time_of_its_last_change() -> None:
     times = {one["type"]: (one["status"], one["lastTransitionTime"]) for one in second}
     assert times["Ready"] == ("True", status.rfc3339(NOW))
     assert times["Degraded"] == ("True", status.rfc3339(NOW + 60))
+
+
+@pytest.mark.parametrize(
+    ("drift", "condition"),
+    [
+        ({"drifted": True, "origin": "host"}, ("True", "m is slowed down by other processes of the host")),
+        ({"drifted": True, "origin": "steal"}, ("True", "m is slowed down by the hypervisor")),
+        ({"drifted": False, "origin": "none"}, ("False", "no model is known to be slower than it should be")),
+        (None, ("False", "no model is known to be slower than it should be")),
+    ],
+)
+def test_a_model_that_is_slowed_down_is_a_condition_and_leaves_the_health_alone(
+    drift: dict[str, Any] | None, condition: tuple[str, str]
+) -> None:
+    model = {"name": "m", "state": "Serving", "drift": drift}
+    answer = {"ready": True, "state": "Serving", "message": "", "models": [model], "plan_digest": a_plan().digest()}
+    seen = status.item(a_record(applied=a_plan()), None, a_view(answer=answer), NOW)
+    drifted = next(each for each in seen["conditions"] if each["type"] == "Drifted")
+    assert (drifted["status"], drifted["message"]) == condition
+    assert seen["health"] == "Healthy"
+
+
+def test_every_cause_of_a_drift_has_words() -> None:
+    assert set(get_args(snapshot.Origin)) - set(status.SLOWED_BY) == {"none", "demand", "bursts", "slo"}
 
 
 def test_sync_says_whether_the_wanted_plan_runs() -> None:

@@ -8,7 +8,7 @@ import pytest
 from statuses import DETECTOR, ITEMS, NOW
 
 from orchestrator.cli.render import Cell, Colour, Column, Screen, Table, cut_end, cut_middle, table
-from orchestrator.cli.status_table import age, inline_text, plan_text, status_table
+from orchestrator.cli.status_table import age, headroom_text, inline_text, plan_text, status_table
 
 AT_60 = """\
 NAME                  HEALTH     RATE        P99/SLO  SAT
@@ -215,3 +215,45 @@ def test_how_an_inline_model_is_inferred_is_told_in_words() -> None:
 )
 def test_an_age_has_one_unit(started: str | None, text: str) -> None:
     assert age(started, NOW) == text
+
+
+FULL = {"value": 1.18, "state": "SATURATED", "cause": "offered load", "origin": "demand", "advice": "send less"}
+SLOW = {"drifted": True, "origin": "host", "advice": "others use 45% of the cores"}
+
+
+@pytest.mark.parametrize(
+    ("model", "note"),
+    [
+        ({"saturation": FULL}, "  SATURATED: send less"),
+        ({"saturation": FULL, "drift": SLOW}, "  SATURATED: send less"),
+        ({"saturation": FULL | {"state": "BUSY"}}, None),
+        ({"drift": SLOW}, "  slow: others use 45% of the cores"),
+        ({"drift": SLOW | {"drifted": False}}, None),
+        ({"saturation": FULL, "message": "inferences fail or hang"}, "  inferences fail or hang"),
+    ],
+)
+def test_a_pool_that_is_full_or_slow_says_below_its_row_what_to_do(model: dict[str, Any], note: str | None) -> None:
+    items = [ITEMS[0] | {"models": [DETECTOR | model]}]
+    assert table(status_table(items, NOW), Screen(80)).splitlines()[2:] == ([note] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        ({"saturation": FULL}, "demand"),
+        ({"saturation": FULL | {"origin": "throttling"}}, "CPU quota"),
+        ({"saturation": FULL | {"origin": "none", "state": "OK"}}, "offered load"),
+        ({"saturation": FULL | {"origin": "none", "state": "OK"}, "drift": SLOW}, "other processes"),
+    ],
+)
+def test_the_cause_is_who_makes_the_pool_full_or_slow(model: dict[str, Any], cause: str) -> None:
+    data = status_table([ITEMS[0] | {"models": [DETECTOR | model]}], NOW)
+    at = [column.header for column in data.columns].index("CAUSE")
+    assert data.rows[0][at].text == cause
+
+
+def test_headroom_is_unknown_where_a_model_serves_and_nothing_was_measured() -> None:
+    unmeasured = {"capacity_per_s": None, "headroom_per_s": None}
+    assert headroom_text(DETECTOR) == "36.8/s"
+    assert headroom_text(DETECTOR | unmeasured) == "unknown"
+    assert headroom_text(DETECTOR | unmeasured | {"observed": None}) == "-"
