@@ -241,6 +241,18 @@ def test_every_kind_of_value_comes_back_as_it_went(identities: Running, model: s
         assert output.tolist() == value.tolist()
 
 
+@pytest.mark.parametrize("request_id", ["camera-7", "söme id\r\nX: y", ""])
+def test_what_the_client_says_beside_a_request_is_what_the_server_takes(identities: Running, request_id: str) -> None:
+    value = np.array([[1.5, -2.0]], np.float32)
+    with Client(identities.address) as client:
+        for priority in ("critical", "default", "sheddable"):
+            said = {"priority": priority, "timeout_s": 5.0, "request_id": request_id}
+            (output,) = client.infer("identity_fp32", {"data": value}, **said).values()  # type: ignore[arg-type]
+            assert output.tolist() == value.tolist()
+        with pytest.raises(Invalid, match="priority"):
+            client.infer("identity_fp32", {"data": value}, priority="urgent")  # type: ignore[arg-type]
+
+
 def test_the_servers_words_reach_the_caller(identities: Running) -> None:
     with Client(identities.address) as client:
         with pytest.raises(NotFound, match="unknown model 'letters': this endpoint serves identity_bf16"):
