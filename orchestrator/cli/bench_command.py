@@ -62,7 +62,7 @@ def bench(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Find the real capacity of a model that serves, and compare it with the plan.
+    """Find the real capacity of what serves, and compare it with the plan.
 
     Sends requests on a schedule, with latency counted from when each was due, and searches for the largest rate at
     which the SLO's percentile holds; then shows what is answered in time at 1.5 and 2 times that. Without an SLO and
