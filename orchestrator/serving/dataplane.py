@@ -166,11 +166,10 @@ class DataPlane:
         priority: Priority | None = None,
     ) -> Admission:
         """Take a place for a request whose body is to come; raise NOT_FOUND, OVERLOADED, DEADLINE, UNAVAILABLE."""
-        del priority  # classes come with the scheduler that knows them
         while True:
             served = self._served(name, version)
             try:
-                return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s))
+                return Admission(served, served.pool.admit(nbytes=nbytes, timeout_s=timeout_s, priority=priority))
             except OrchError as error:
                 if served is self.served.get(name):
                     if error.retry_after_s is not None:

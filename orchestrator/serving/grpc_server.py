@@ -268,7 +268,7 @@ class GrpcServer:
             raise
         answer: Answer = await self._plane.infer(admission, layout.rows, arrays)
         if metadata:
-            _tell(context, given, answer if contract.TIMING in metadata else None)
+            _tell(context, given, answer)
         if shared is None:
             return self._responses.write(signature, envelope.id, answer.outputs, head.outputs), answer
         shared.recycle()
@@ -355,11 +355,8 @@ def _metadata(context: Any) -> dict[str, str]:
     return {key: value for key, value in context.invocation_metadata() or () if key in contract.NAMES}
 
 
-def _tell(context: Any, given: Said, timed: Answer | None) -> None:
-    told = given.echo()
-    if timed is not None:
-        told["x-orch-queue-ms"] = f"{timed.queue_s * 1000:.3f}"
-        told["x-orch-service-ms"] = f"{timed.service_s * 1000:.3f}"
+def _tell(context: Any, given: Said, answer: Answer) -> None:
+    told = given.echo() | (contract.times(answer.queue_s, answer.service_s) if given.timing else {})
     if told:
         context.set_trailing_metadata(tuple(told.items()))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome
+from orchestrator.serving.contract import times
 from orchestrator.serving.dataplane import Admission, DataPlane
 from orchestrator.serving.http_body import ChunkedBody
 from orchestrator.serving.http_gate import (
@@ -33,6 +34,7 @@ from orchestrator.serving.http_head import (
     HttpError,
     answer_head,
     check_beginning,
+    lines,
     with_id,
 )
 from orchestrator.serving.http_infer import Answers, InferBody
@@ -420,9 +422,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._shared.requests.on:
             self._note(Ended("200", None, outcome.queue_s, outcome.service_s), body)
-        extra += (
-            f"X-Orch-Queue-Ms: {outcome.queue_s * 1000:.3f}\r\nX-Orch-Service-Ms: {outcome.service_s * 1000:.3f}\r\n"
-        ) + head.echo
+        extra += head.echo
+        if head.said.timing:
+            extra += lines(times(outcome.queue_s, outcome.service_s))
         first = answer_head(200, length, content_type, close=close, extra=extra)
         if length < SCRATCH_BYTES:
             self._transport.write(b"".join([first, *chunks]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -165,12 +165,13 @@ def parse_head(raw: bytes) -> Head:
         authorization=headers.get("authorization", ""),
         accept=headers.get("accept", ""),
         said=given,
-        echo=_lines(given),
+        echo=lines(given.echo()),
     )
 
 
-def _lines(given: Said) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in given.echo().items())
+def lines(headers: Mapping[str, str]) -> str:
+    """Return header lines, each with its line end."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def with_id(head: Head, new_id: Callable[[], str]) -> Head:
@@ -178,7 +179,7 @@ def with_id(head: Head, new_id: Callable[[], str]) -> Head:
     if head.said.request_id is not None:
         return head
     given = head.said._replace(request_id=new_id())
-    return replace(head, said=given, echo=_lines(given))
+    return replace(head, said=given, echo=lines(given.echo()))
 
 
 def _said(headers: dict[str, str]) -> Said:

@@ -144,10 +144,14 @@ def test_who_sends_no_id_gets_none_and_bad_ones_are_not_repeated(quick: Served) 
     assert dict(quick.call(metadata=(("x-request-id", "a b"),)).trailing_metadata()) == {}
 
 
-def test_times_are_told_over_grpc_where_they_are_asked_for(quick: Served) -> None:
+def test_times_are_told_where_they_are_asked_for(quick: Served) -> None:
+    names = {"x-orch-queue-ms", "x-orch-service-ms"}
     told = dict(quick.call(metadata=(("x-orch-timing", "1"),)).trailing_metadata())
-    assert told.keys() == {"x-orch-queue-ms", "x-orch-service-ms"}
-    assert all(float(value) >= 0 for value in told.values())
+    assert told.keys() == names
+    with quick.http.connect() as wire:
+        headers = wire.ask(double_request("X-Orch-Timing: 1")).headers
+        assert not names & wire.ask(double_request()).headers.keys()
+    assert all(float(value) >= 0 for value in (*told.values(), *(headers[name] for name in names)))
 
 
 # Refusals
