@@ -111,6 +111,9 @@ class QuotaPlan(Frozen):
     rate_per_s: float
     burst: int
 
+    def __str__(self) -> str:
+        return f"{self.rate_per_s:g}/s and {self.burst} at once"
+
 
 class EndpointPlan(Frozen):
     """Where the worker listens, and what one client may ask for; a change needs a new worker."""

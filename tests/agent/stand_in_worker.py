@@ -36,6 +36,7 @@ class StandIn:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         methods = {"status": self.status, "apply": self.apply, "drain": self.drain, "stop": self.stop}
+        methods["requests"] = self.requests
         control = await admin.serve(
             self.state / "control.sock", methods, on_bug=lambda error: sys.stderr.write(f"{error!r}\n")
         )
@@ -107,6 +108,9 @@ class StandIn:
 
     async def drain(self, _params: admin.Json, _progress: admin.Progress) -> Any:
         return {"drained": True}
+
+    async def requests(self, params: admin.Json, _progress: admin.Progress) -> Any:
+        return {"on": params["on"], "path": str(self.state / "requests.log")}
 
     async def stop(self, _params: admin.Json, _progress: admin.Progress) -> Any:
         self.stopping.set()

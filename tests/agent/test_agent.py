@@ -66,6 +66,13 @@ def test_apply_twice_says_unchanged_and_touches_nothing(agent: Agent) -> None:
     assert len(agent.call("describe", {"name": "shop"})["revisions"]) == 1
 
 
+def test_the_log_of_requests_is_switched_by_the_worker_that_runs(agent: Agent) -> None:
+    agent.apply(manifest())
+    told = agent.call("requests", {"name": "shop", "on": True})
+    assert told["on"]
+    assert Path(told["path"]) == Path(agent.call("describe", {"name": "shop"})["requests"])
+
+
 def test_a_change_of_the_queue_is_made_in_place(agent: Agent) -> None:
     agent.apply(manifest())
     pid = agent.item()["worker"]["pid"]

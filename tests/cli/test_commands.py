@@ -339,6 +339,20 @@ def test_logs_writes_the_end_of_the_file_that_describe_names(home: Path, tmp_pat
         assert agent.orch("logs", "shop-vision", "-n", "2").stdout == "two\nthree\n"
 
 
+def test_logs_switches_the_log_of_requests_and_shows_it(home: Path, tmp_path: Path) -> None:
+    log = tmp_path / "requests.log"
+    log.write_text('{"status":"200"}\n')
+    script = {
+        "describe": {**description(tmp_path / "worker.log"), "requests": str(log)},
+        "requests": {"on": True, "path": str(log)},
+    }
+    with stand_in(home, script) as agent:
+        switched = agent.orch("logs", "shop-vision", "--requests", "on")
+        assert (switched.stdout, switched.stderr) == ("", f"requests are logged: {log}\n")
+        assert agent.asked("requests") == [{"name": "shop-vision", "on": True}]
+        assert agent.orch("logs", "shop-vision", "--requests", "show").stdout == '{"status":"200"}\n'
+
+
 def test_the_agent_can_be_asked_how_it_is_and_stopped(home: Path) -> None:
     with stand_in(home, {"stop": {"pid": NOBODY}}) as agent:
         assert agent.orch("agent", "status").stdout.splitlines()[:2] == [f"agent {VERSION['version']}", "process 1"]

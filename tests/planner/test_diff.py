@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planner.diff import Change, diff, needs_action
-from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QueuePlan, Reason, SloPlan
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QueuePlan, QuotaPlan, Reason, SloPlan
 from tests.builders import a_model, a_model_info, a_plan, an_inventory
 
 
@@ -106,6 +106,13 @@ def test_a_token_needs_a_new_worker() -> None:
     token = plan.endpoint.model_copy(update={"token_file": "/token"})
     worker = diff(plan, plan.model_copy(update={"endpoint": token}))[0]
     assert (worker.action, worker.cause) == ("replace", "token_file none -> /token needs a new worker")
+
+
+def test_a_quota_needs_a_new_worker() -> None:
+    plan = a_plan()
+    quota = plan.endpoint.model_copy(update={"quota": QuotaPlan(rate_per_s=100, burst=50)})
+    worker = diff(plan, plan.model_copy(update={"endpoint": quota}))[0]
+    assert (worker.action, worker.cause) == ("replace", "quota none -> 100/s and 50 at once needs a new worker")
 
 
 def test_a_memory_limit_is_taken_over_in_place() -> None:

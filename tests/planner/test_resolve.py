@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.device import Cores, Inventory
 from orchestrator.inventory.model import ModelInfo
-from orchestrator.planner.plan import ModelPlan
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QuotaPlan
 from orchestrator.planner.resolve import resolve
 from tests.builders import (
     MIB,
@@ -517,6 +517,22 @@ def test_what_was_not_measured_is_not_claimed(mode: str) -> None:
 
 def test_a_model_with_state_is_warned_about_where_requests_are_several() -> None:
     assert "the model keeps state" in one(info=a_model_info(stateful=True)).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "burst"), [({"rate": "100/s", "burst": 7}, 7), ({"rate": "100/s"}, 100), ({"rate": "0.2/s"}, 1)]
+)
+def test_a_quota_is_carried_into_the_plan_with_a_burst_of_one_second(given: dict[str, Any], burst: int) -> None:
+    deployment = a_deployment(endpoint={"quota": given})
+    plan = resolve(deployment, an_inventory(cpus=4), model_infos(deployment))
+    assert plan.endpoint.quota == QuotaPlan(rate_per_s=float(given["rate"][:-2]), burst=burst)
+    assert DeploymentPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_a_plan_without_a_quota_has_the_bytes_of_one_that_knows_none() -> None:
+    deployment = a_deployment()
+    plan = resolve(deployment, an_inventory(cpus=4), model_infos(deployment))
+    assert "quota" not in plan.model_dump_json()
 
 
 def test_token_file_fingerprint_and_cores_are_carried_into_the_plan() -> None:

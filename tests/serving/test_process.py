@@ -148,6 +148,31 @@ def test_twenty_changes_under_load_fail_no_request(worker: WorkerProcess, plan: 
     assert min(load.answered.values()) > 20
 
 
+def test_the_log_of_requests_is_switched_while_the_worker_serves(worker: WorkerProcess) -> None:
+    status = worker.until_state("Serving")
+    given = {"name": "features", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}
+    with Wire(port(status)) as wire:
+        assert wire.ask(post("model", infer_json(given))).status == 200
+        told = worker.call("requests", on=True)
+        assert wire.ask(post("model", infer_json(given), "X-Request-Id: seen")).status == 200
+        assert not worker.call("requests", on=False)["on"]
+        assert wire.ask(post("model", infer_json(given))).status == 200
+    (line,) = Path(told["path"]).read_text().splitlines()
+    assert '"request_id":"seen"' in line
+    with pytest.raises(OrchError, match="on must be true or false"):
+        worker.call("requests", on="yes")
+
+
+def test_each_client_has_the_quota_of_the_manifest(tmp_path: Path, folder: Path) -> None:
+    endpoint = {"quota": {"rate": "0.001/s", "burst": 2}}
+    given = {"name": "features", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}
+    with (
+        WorkerProcess(tmp_path / "state", a_plan("tiny_mlp", folder, ONE_STREAM, endpoint=endpoint)) as worker,
+        Wire(port(worker.until_state("Serving"))) as wire,
+    ):
+        assert [wire.ask(post("model", infer_json(given))).status for _ in range(3)] == [200, 200, 429]
+
+
 # The end
 
 
