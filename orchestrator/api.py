@@ -28,6 +28,7 @@ from orchestrator.runner.locks import read_beside
 from orchestrator.runner.pool import Outcome, Pool
 from orchestrator.runner.worker import Worker
 from orchestrator.scheduling.scheduler import Ticket
+from orchestrator.serving.contract import Priority
 from orchestrator.serving.dataplane import Bridge
 from orchestrator.serving.monitor import STEP_S, Monitor
 from orchestrator.serving.oip import InferHead, InputHead, Signature, plan_inputs
@@ -127,6 +128,10 @@ class _Coroutine:
         """Take the result, on any thread."""
         self._tell(result)  # type: ignore[arg-type]
 
+    def ended(self, outcome: Outcome) -> None:
+        """Take the outcome of a request of this call alone, on any thread."""
+        self._tell(_result(outcome))  # type: ignore[arg-type]
+
     def _told(self, result: Result) -> None:
         if not self.answer.done():
             self.answer.set_result(result)
@@ -149,17 +154,21 @@ class Model:
         self._outputs = tuple(tensor.name for tensor in signature.outputs)
         self._layouts: dict[tuple[tuple[int, ...], ...], _Layout] = {}
 
-    def infer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None, priority: Priority | None = None
+    ) -> dict[str, Array]:
         """Return the outputs by name for the inputs by name; waits for its turn in the pool.
 
         Arrays of the model's dtype are read where they lie: leave them alone until the answer is there. BF16 is taken
-        as its bits in uint16, BYTES as bytes. Raise OrchError: INVALID for inputs that do not fit, OVERLOADED when
-        the pool is full, DEADLINE when `timeout_s` (or the manifest's) passes before the inference starts or when the
-        inference hangs, UNAVAILABLE once the deployment is closed.
+        as its bits in uint16, BYTES as bytes. `priority` is critical, default or sheddable, none above the model's own.
+
+        Raise OrchError: INVALID for inputs that do not fit, OVERLOADED when the pool is full, DEADLINE when `timeout_s`
+        (or the manifest's) passes before the inference starts or when the inference hangs, UNAVAILABLE once the
+        deployment is closed.
         """
         arrays, layout = self._arrays(inputs)
         if self._line is not None and layout.gathers:
-            return self._named(self._line.infer(arrays, layout.rows, timeout_s))
+            return self._named(self._line.infer(arrays, layout.rows, timeout_s=timeout_s, priority=priority))
         outcomes: list[Outcome] = []
         ended = threading.Lock()  # the cheapest thing that a thread can wait for
         ended.acquire()
@@ -168,14 +177,14 @@ class Model:
             outcomes.append(outcome)
             ended.release()
 
-        ticket = self._enter(arrays, layout, done, timeout_s)
+        ticket = self._enter(arrays, layout, done, timeout_s, priority)
         if not ended.acquire(timeout=self._pool.longest_s):
             self._pool.cancel(ticket)
             raise OrchError(Kind.INTERNAL, "the pool did not answer; please report it", where=self.signature.name)
         return self._named(_result(outcomes[0]))
 
     def submit(
-        self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None
+        self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None, priority: Priority | None = None
     ) -> Future[dict[str, Array]]:
         """Return at once with the future of what `infer` returns or raises; for many calls from one thread.
 
@@ -184,7 +193,7 @@ class Model:
         """
         arrays, layout = self._arrays(inputs)
         if self._line is not None and layout.gathers:
-            return self._line.submit(arrays, layout.rows, timeout_s, self._outputs)
+            return self._line.submit(arrays, layout.rows, self._outputs, timeout_s=timeout_s, priority=priority)
         answer: Future[dict[str, Array]] = Future()
         answer.set_running_or_notify_cancel()  # what is in the pool can be cancelled no more
 
@@ -195,12 +204,14 @@ class Model:
                 answer.set_exception(error)
 
         try:
-            self._enter(arrays, layout, done, timeout_s)
+            self._enter(arrays, layout, done, timeout_s, priority)
         except OrchError as error:
             answer.set_exception(error)
         return answer
 
-    async def ainfer(self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None) -> dict[str, Array]:
+    async def ainfer(
+        self, inputs: Mapping[str, npt.ArrayLike], *, timeout_s: float | None = None, priority: Priority | None = None
+    ) -> dict[str, Array]:
         """Do what `infer` does, from a coroutine; cancelling it cancels the work.
 
         Of a fast model, the calls of one turn of the loop are inferred together, on the loop's thread.
@@ -211,10 +222,10 @@ class Model:
         answer: asyncio.Future[Result] = loop.create_future()
         asker = _Coroutine(answer, bridge)
         if self._line is not None and layout.gathers:
-            self._line.add(arrays, layout.rows, timeout_s, asker)
+            self._line.add(arrays, layout.rows, asker, timeout_s=timeout_s, priority=priority)
             bridge.run_soon(self._line)
             return self._named(await answer)
-        ticket = self._enter(arrays, layout, lambda outcome: asker.told(_result(outcome)), timeout_s, later=True)
+        ticket = self._enter(arrays, layout, asker.ended, timeout_s, priority, later=True)
         if self._pool.inline:
             bridge.run_soon(self._pool)
         try:
@@ -234,11 +245,12 @@ class Model:
         layout: _Layout,
         done: Callable[[Outcome], None],
         timeout_s: float | None,
+        priority: Priority | None,
         *,
         later: bool = False,
     ) -> Ticket:
         pool = self._pool
-        ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s)
+        ticket = pool.admit(nbytes=sum(array.nbytes for array in arrays), timeout_s=timeout_s, priority=priority)
         pool.submit(ticket, arrays, done, rows=layout.rows if pool.batch > 1 else 1, later=later)
         return ticket
 

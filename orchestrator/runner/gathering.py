@@ -50,12 +50,13 @@ class Asker(Protocol):
 class Call:
     """One call in the line."""
 
-    __slots__ = ("arrays", "asker", "deadline", "rows")
+    __slots__ = ("arrays", "asker", "deadline", "priority", "rows")
 
-    def __init__(self, arrays: Sequence[Array], rows: int, deadline: float, asker: Asker) -> None:
+    def __init__(self, arrays: Sequence[Array], rows: int, deadline: float, priority: str | None, asker: Asker) -> None:
         self.arrays = arrays
         self.rows = rows
         self.deadline = deadline
+        self.priority = priority
         self.asker = asker
 
 
@@ -143,19 +144,21 @@ class Gatherer:
         self._turn = threading.Lock()  # who holds it takes calls out of the line
         self._own = _OwnThread(self.run, self._calls, f"orch-gather-{pool.name}")
 
-    def add(self, arrays: Sequence[Array], rows: int, timeout_s: float | None, asker: Asker) -> None:
+    def add(
+        self, arrays: Sequence[Array], rows: int, asker: Asker, *, timeout_s: float | None, priority: str | None
+    ) -> None:
         """Put a call into the line; somebody has to `run`."""
         allowed_s = self._pool.settings.timeout_s
         if timeout_s is not None:
             allowed_s = min(allowed_s, timeout_s)  # in this order a NaN gives the pool's own
-        self._calls.append(Call(arrays, rows, time.monotonic() + allowed_s, asker))
+        self._calls.append(Call(arrays, rows, time.monotonic() + allowed_s, priority, asker))
 
-    def infer(self, arrays: Sequence[Array], rows: int, timeout_s: float | None) -> Result:
+    def infer(self, arrays: Sequence[Array], rows: int, *, timeout_s: float | None, priority: str | None) -> Result:
         """Return the result of a call, inferred on this thread or by one that is at it."""
         waiter = _Waiter()
         if not self._calls and self._turn.acquire(blocking=False):
             try:
-                self._enter(arrays, rows, timeout_s, waiter.ended)
+                self._enter(arrays, rows, timeout_s, priority, waiter.ended)
             except OrchError as error:
                 return error
             finally:
@@ -163,7 +166,7 @@ class Gatherer:
                 if self._calls:
                     self._pass_on()
         else:
-            self.add(arrays, rows, timeout_s, waiter)
+            self.add(arrays, rows, waiter, timeout_s=timeout_s, priority=priority)
             self.run_until(waiter.answered)
         if waiter.result is None and not self._await(waiter):
             return OrchError(Kind.INTERNAL, "the pool did not answer; please report it", where=self._pool.name)
@@ -183,10 +186,18 @@ class Gatherer:
             self._waiters.remove(waiter)
         return waiter.result is not None
 
-    def submit(self, arrays: Sequence[Array], rows: int, timeout_s: float | None, names: Sequence[str]) -> Answer:
+    def submit(
+        self,
+        arrays: Sequence[Array],
+        rows: int,
+        names: Sequence[str],
+        *,
+        timeout_s: float | None,
+        priority: str | None,
+    ) -> Answer:
         """Return the future of a call; infers what stands in the line once that makes a batch."""
         answer = Answer(self, names)
-        self.add(arrays, rows, timeout_s, answer)
+        self.add(arrays, rows, answer, timeout_s=timeout_s, priority=priority)
         standing = len(self._calls)
         if standing >= self._pool.batch:
             self._make_room(standing)
@@ -241,13 +252,16 @@ class Gatherer:
                 return
 
     def _take(self) -> list[Call]:
-        """Take what goes together out of the line: up to a batch of rows, or one that is late. Turn held."""
+        """Take what goes together out of the line: up to a batch of rows of one priority, or one that is late.
+
+        Turn held.
+        """
         taken: list[Call] = []
         rows, most, now = 0, self._pool.batch, time.monotonic()
         calls = self._calls
         while calls and rows + calls[0].rows <= most:
             late = calls[0].deadline <= now
-            if late and taken:
+            if taken and (late or calls[0].priority != taken[0].priority):
                 break
             call = calls.popleft()
             if call.asker.wants():
@@ -267,15 +281,20 @@ class Gatherer:
             rows = len(arrays[0])
         left_s = min([call.deadline for call in calls]) - time.monotonic()
         try:
-            self._enter(arrays, rows, left_s, lambda outcome: _divide(calls, rows, outcome))
+            self._enter(arrays, rows, left_s, calls[0].priority, lambda outcome: _divide(calls, rows, outcome))
         except OrchError as error:
             _tell_all(calls, error)
 
     def _enter(
-        self, arrays: Sequence[Array], rows: int, timeout_s: float | None, done: Callable[[Outcome], None]
+        self,
+        arrays: Sequence[Array],
+        rows: int,
+        timeout_s: float | None,
+        priority: str | None,
+        done: Callable[[Outcome], None],
     ) -> None:
         nbytes = arrays[0].nbytes if len(arrays) == 1 else sum([array.nbytes for array in arrays])
-        ticket = self._pool.admit(nbytes=nbytes, timeout_s=timeout_s)
+        ticket = self._pool.admit(nbytes=nbytes, timeout_s=timeout_s, priority=priority)
         self._pool.submit(ticket, arrays, done, rows=rows)
 
     def close(self) -> None:
@@ -305,7 +324,7 @@ def _divide(calls: Sequence[Call], rows: int, outcome: Outcome) -> None:
 def _tell_all(calls: Sequence[Call], error: OrchError) -> None:
     """Tell each call of the error, by one of its own: many threads will raise them."""
     for call in calls:
-        call.asker.told(OrchError(error.kind, error.problems, retry_after_s=error.retry_after_s))
+        call.asker.told(OrchError(error.kind, error.problems, retry_after_s=error.retry_after_s, code=error.code))
 
 
 class _OwnThread:

@@ -60,8 +60,16 @@ def inferences(pool: InlinePool) -> int:
     return pool.snapshot().totals.completed
 
 
+def add(line: Gatherer, array: np.ndarray, asker: Asker, timeout_s: float | None = None, **said: str) -> None:
+    line.add([array], len(array), asker, timeout_s=timeout_s, priority=said.get("priority"))
+
+
+def submit(line: Gatherer, array: np.ndarray) -> Answer:
+    return line.submit([array], len(array), NAMES, timeout_s=None, priority=None)
+
+
 def y(line: Gatherer, array: np.ndarray) -> np.ndarray:
-    result = line.infer([array], len(array), None)
+    result = line.infer([array], len(array), timeout_s=None, priority=None)
     assert isinstance(result, tuple), result
     return result[0]
 
@@ -80,7 +88,7 @@ def test_a_call_alone_is_inferred_at_once(line: Gatherer, pool: InlinePool) -> N
 def test_what_stands_in_the_line_goes_a_batch_at_a_time(line: Gatherer, pool: InlinePool) -> None:
     calls = [(rows(1 + number % 3), Asker()) for number in range(11)]  # 21 rows: 8, 7 and 6 of them together
     for array, asker in calls:
-        line.add([array], len(array), None, asker)
+        add(line, array, asker)
     while line.run():
         pass
     for array, asker in calls:
@@ -92,7 +100,7 @@ def test_what_stands_in_the_line_goes_a_batch_at_a_time(line: Gatherer, pool: In
 def test_a_turn_is_bounded(line: Gatherer, pool: InlinePool) -> None:
     askers = [Asker() for _ in range(2 * LINES_MAX * BATCH)]
     for asker in askers:
-        line.add([rows()], 1, None, asker)
+        add(line, rows(), asker)
     assert line.run()
     assert sum(len(asker.results) for asker in askers) == LINES_MAX * BATCH
     assert not line.run()
@@ -101,7 +109,7 @@ def test_a_turn_is_bounded(line: Gatherer, pool: InlinePool) -> None:
 
 def test_whoever_makes_a_batch_infers_it(line: Gatherer, pool: InlinePool) -> None:
     arrays = [rows() for _ in range(BATCH)]
-    answers = [line.submit([array], 1, None, NAMES) for array in arrays]
+    answers = [submit(line, array) for array in arrays]
     for answer, array in zip(answers, arrays, strict=True):
         assert is_right(answer.result(0)["y"], array)
     assert inferences(pool) <= 2  # the gatherer's own thread may have been quicker with the first
@@ -109,7 +117,7 @@ def test_whoever_makes_a_batch_infers_it(line: Gatherer, pool: InlinePool) -> No
 
 def test_whoever_waits_for_an_answer_infers_it_with_what_else_stands_there(line: Gatherer, pool: InlinePool) -> None:
     line._own.stop()
-    answers = [line.submit([rows()], 1, None, NAMES) for _ in range(BATCH - 1)]
+    answers = [submit(line, rows()) for _ in range(BATCH - 1)]
     assert not any(answer.done() for answer in answers)
     assert answers[3].exception() is None
     assert all(answer.done() for answer in answers)
@@ -119,7 +127,7 @@ def test_whoever_waits_for_an_answer_infers_it_with_what_else_stands_there(line:
 @pytest.mark.parametrize("wait", ["wait", "as_completed", "callback"])
 def test_an_answer_that_nobody_infers_comes_all_the_same(line: Gatherer, wait: str) -> None:
     array, came = rows(), threading.Event()
-    answer = line.submit([array], 1, None, NAMES)
+    answer = submit(line, array)
     match wait:
         case "wait":
             assert concurrent.futures.wait([answer], END_S).not_done == set()
@@ -133,7 +141,7 @@ def test_an_answer_that_nobody_infers_comes_all_the_same(line: Gatherer, wait: s
 
 def test_an_answer_that_was_cancelled_in_time_is_not_inferred(line: Gatherer, pool: InlinePool) -> None:
     line._own.stop()
-    gone, kept = (line.submit([rows()], 1, None, NAMES) for _ in range(2))
+    gone, kept = (submit(line, rows()) for _ in range(2))
     assert gone.cancel()
     kept.result()
     assert not kept.cancel()
@@ -145,7 +153,7 @@ def test_an_answer_that_was_cancelled_in_time_is_not_inferred(line: Gatherer, po
 def test_calls_whose_asker_has_gone_are_left_out(line: Gatherer, pool: InlinePool) -> None:
     askers = [Asker(wants=number % 2 == 0) for number in range(6)]
     for asker in askers:
-        line.add([rows()], 1, None, asker)
+        add(line, rows(), asker)
     line.run()
     assert [len(asker.results) for asker in askers] == [1, 0] * 3
 
@@ -153,17 +161,26 @@ def test_calls_whose_asker_has_gone_are_left_out(line: Gatherer, pool: InlinePoo
 def test_what_is_late_fails_alone_and_is_counted(line: Gatherer, pool: InlinePool) -> None:
     askers = [Asker() for _ in range(5)]
     for number, asker in enumerate(askers):
-        line.add([rows()], 1, -1.0 if number in (0, 2) else None, asker)
+        add(line, rows(), asker, timeout_s=-1.0 if number in (0, 2) else None)
     line.run()
     kinds = [result.kind if isinstance(result, OrchError) else None for asker in askers for result in asker.results]
     assert kinds == [Kind.DEADLINE, None, Kind.DEADLINE, None, None]
     assert pool.snapshot().totals.rejected == 2
 
 
+def test_calls_of_different_priority_share_no_request(line: Gatherer, pool: InlinePool) -> None:
+    askers = [Asker() for _ in range(6)]
+    for number, asker in enumerate(askers):
+        add(line, rows(), asker, priority=("default", "sheddable")[number // 3])
+    line.run()
+    assert all(isinstance(asker.results[0], tuple) for asker in askers)
+    assert inferences(pool) == 2
+
+
 def test_a_refusal_is_told_to_each_by_an_error_of_its_own(line: Gatherer, pool: InlinePool) -> None:
     askers = [Asker() for _ in range(3)]
     for asker in askers:
-        line.add([rows()], 1, None, asker)
+        add(line, rows(), asker)
     pool.refuse()
     line.run()
     errors = [asker.results[0] for asker in askers]
@@ -189,7 +206,7 @@ def test_threads_futures_and_loops_may_be_mixed(line: Gatherer) -> None:
         arrays = [rows() for _ in range(150)]
         if place % 2:
             return all(is_right(y(line, array), array) for array in arrays)
-        answers: list[Answer] = [line.submit([array], 1, None, NAMES) for array in arrays]
+        answers: list[Answer] = [submit(line, array) for array in arrays]
         return all(is_right(answer.result(END_S)["y"], array) for answer, array in zip(answers, arrays, strict=True))
 
     with ThreadPoolExecutor(6) as threads:
@@ -205,11 +222,11 @@ def test_nobody_infers_for_others_once_he_has_his_answer(line: Gatherer) -> None
             super().told(result)
             if not stop.is_set():
                 for _ in range(BATCH):
-                    line.add([rows()], 1, None, Breeder())
+                    add(line, rows(), Breeder())
 
     stop = threading.Event()
     line._own.stop()
-    line.add([rows()], 1, None, Breeder())
+    add(line, rows(), Breeder())
     array = rows()
     try:
         assert is_right(y(line, array), array)
@@ -230,7 +247,7 @@ def test_one_who_leaves_wakes_one_who_waits(line: Gatherer, pool: InlinePool) ->
             leave.wait(END_S)
 
     line._own.stop()
-    line.add([rows()], 1, None, Slow())
+    add(line, rows(), Slow())
     first = threading.Thread(target=line.run_until, args=(entered.is_set,))
     first.start()
     assert entered.wait(END_S)
