@@ -172,7 +172,8 @@ def _origin(around: Around, calm: Calm | None, bytes_ratio: float | None) -> Ori
 
 
 def _bytes_each(snapshot: PoolSnapshot) -> float:
-    return snapshot.window.nbytes / snapshot.window.arrivals if snapshot.window.arrivals else 0.0
+    window = snapshot.recent if snapshot.recent.arrivals >= ANSWERS_RECENT else snapshot.window
+    return window.nbytes / window.arrivals if window.arrivals else 0.0
 
 
 def _calm(calm: Calm | None, snapshot: PoolSnapshot, around: Around) -> Calm:

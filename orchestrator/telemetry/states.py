@@ -25,7 +25,7 @@ SUM_MAX = 10.0  # so that it falls soon when the load does
 LAG = 4  # looks that must be over before they tell how uneven the arrivals are: a step must not excuse itself
 SPREAD_MEMORY = 1 / 60  # of the spread for each look: half a minute
 SPREAD_FIRST = 2.0  # variance over mean of the counts (1 is Poisson), until some looks have told it
-SPREAD_MAX = 25.0
+SPREAD_MIN, SPREAD_MAX = 0.5, 25.0
 OLD_S = 0.9  # for which evidence must have grown: what one look alone saw is a burst
 PAUSE_MAX_S = 5.0  # two looks further apart say nothing of the seconds between them
 REFUSED_TENTHS = 10  # of the last twenty
@@ -147,7 +147,7 @@ def _arrivals(snapshot: PoolSnapshot) -> int:
 def gathered(evidence: Evidence, arrivals: int, capacity_per_s: float | None, now: float) -> Evidence:
     """Return the evidence with what arrived since the last look; `arrivals` counts from the start.
 
-    Uneven arrivals count for less: the sum is that of a Poisson process, divided by the spread of the counts.
+    The sum is that of a Poisson process, divided by the spread of the counts: uneven arrivals count for less.
     """
     seconds = now - evidence.at
     if evidence.arrivals is None or not 0 < seconds <= PAUSE_MAX_S or arrivals < evidence.arrivals:
@@ -156,7 +156,7 @@ def gathered(evidence: Evidence, arrivals: int, capacity_per_s: float | None, no
     nats = 0.0
     if capacity_per_s:
         likelihood = look.arrivals * math.log(HIGH / LOW) - (HIGH - LOW) * capacity_per_s * seconds
-        nats = min(SUM_MAX, max(0.0, evidence.nats + likelihood / max(1.0, evidence.spread)))
+        nats = min(SUM_MAX, max(0.0, evidence.nats + likelihood / max(SPREAD_MIN, evidence.spread)))
     looks = (*evidence.looks, look)
     spread = evidence.spread
     if len(looks) > LAG + 1:
