@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import EndpointPlan
-from orchestrator.serving import shared_regions
+from orchestrator.serving import http_regions, shared_regions
 from orchestrator.serving.kept_regions import KeptRegions
 from orchestrator.serving.oip import InferHead, InputHead, OutputHead, Place, Signature, plan_inputs
 from orchestrator.serving.process import refusal_of_shared_memory
@@ -112,6 +113,30 @@ def test_whatever_the_key_nothing_is_created(tmp_path_factory: pytest.TempPathFa
 def test_a_region_must_lie_within_its_object(folder: Path) -> None:
     text = refused(Kind.INVALID, lambda: open_region(Registration("r", "frames", 16000, 1000), folder))
     assert "holds 16384 bytes, the region would end at byte 17000" in text
+
+
+anything = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=8) | st.just("frames")
+
+
+@given(
+    body=st.binary(max_size=60)
+    | st.fixed_dictionaries({"key": anything}, optional={"offset": anything, "byte_size": anything})
+)
+def test_whatever_a_client_sends_is_registered_or_refused_as_its_mistake(
+    tmp_path_factory: pytest.TempPathFactory, body: bytes | dict[str, object]
+) -> None:
+    folder = tmp_path_factory.mktemp("shm")
+    (folder / "frames").write_bytes(PATTERN)
+    regions = Regions(None, folder=folder)
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = None
+    try:
+        http_regions.perform("systemsharedmemory", http_regions.Asked("register", "r"), text, regions)
+    except OrchError as error:
+        kind = error.kind
+    assert kind in {None, Kind.INVALID, Kind.TOO_LARGE}
+    assert len(regions.status()) == (kind is None)
+    assert all(0 <= found.offset < found.end <= len(PATTERN) for found in regions.status())
 
 
 # What happens to the object afterwards
