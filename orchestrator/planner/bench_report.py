@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from orchestrator.planner.bench import Measured, Tried
@@ -106,7 +106,7 @@ def _charts(bench: Bench) -> list[str]:
     good = Goodput(
         title="Answers in time against the arrival rate",
         described="; ".join(f"at {rate(each.per_s)}: {rate(each.goodput_per_s)} in time" for each in points),
-        good=tuple(Point(each.per_s, each.goodput_per_s) for each in points),
+        good=_points(points, "goodput_per_s", max),
         marks=_marks(bench),
     )
     goodput = (
@@ -148,13 +148,15 @@ def _latency(bench: Bench, points: Sequence[Tried]) -> Drawing:
     )
 
 
-def _points(points: Sequence[Tried], attribute: str) -> tuple[Point, ...]:
+def _points(
+    points: Sequence[Tried], attribute: str, better: Callable[[float, float], float] = min
+) -> tuple[Point, ...]:
     """Return one point for each load; of several tries at a load the best, as others disturbed the rest."""
     best: dict[float, float] = {}
     for each in points:
         seen = getattr(each, attribute)
         if seen is not None:
-            best[each.per_s] = min(seen, best.get(each.per_s, seen))
+            best[each.per_s] = better(seen, best.get(each.per_s, seen))
     return tuple(Point(per_s, best[per_s]) for per_s in sorted(best))
 
 

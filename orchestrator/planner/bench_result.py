@@ -194,7 +194,8 @@ def _promise(bench: Bench) -> Iterator[str]:
     load = load_text(question.declared, closed=question.closed)
     match bench.promised:
         case True:
-            yield f"The declared {load} holds."
+            unsure = "" if _sure(bench.tried, question.declared) else ", as far as so few requests tell"
+            yield f"The declared {load} holds{unsure}."
         case False:
             yield f"The declared {load} does not hold."
         case None:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import ORCH, ROOT, WAIT_S, Home
+from tests.e2e.conftest import ORCH, ROOT, WAIT_S, Caller, Home
 
 SERVICE_S = 0.02  # one at a time: 50 requests a second and no more
 MOST_PER_S = 50.0
@@ -87,7 +88,10 @@ def test_ctrl_c_shows_what_was_found_until_then(server: str, home: Home) -> None
 
 def test_a_deployment_is_benched_by_its_manifest_and_compared_with_its_plan(home: Home) -> None:
     slo = "slo: {latency: 5s, percentile: 90, rate: 5/s}\ntraffic: {arrivals: constant}"
-    home.orch("apply", home.manifest(extra=slo))
+    manifest = home.folder / home.manifest(extra=slo)
+    (home.folder / "token").write_text("secret\n")
+    manifest.write_text(manifest.read_text().replace("grpc: ", "token_file: token, grpc: "))
+    home.orch("apply", manifest.name)
     ran = home.orch("bench", "demo", "--budget", "6s", "-o", "json", check=False)
     found = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stderr
@@ -100,3 +104,19 @@ def test_a_deployment_is_benched_by_its_manifest_and_compared_with_its_plan(home
     assert all(each is not None and each < 2 for each in known), (
         "the worker counted this load and hardly anybody else's"
     )
+
+    url = home.status()["endpoint"]["http"]
+    with Caller(lambda: infer(url, home)) as caller:
+        caller.past(3)
+        ran = home.orch("bench", "demo", "--rate", "5/s", "--duration", "1s", "-o", "json", check=False)
+    assert not caller.errors
+    assert any("Other clients sent up to" in each for each in json.loads(ran.stdout)["sentences"]), ran.stdout
+
+
+def infer(url: str, home: Home) -> None:
+    """Send one request, as another client does."""
+    body = (home.folder / "digits-sample.json").read_bytes()
+    headers = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/v2/models/digits/infer", body, headers)
+    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+        assert answer.status == 200
