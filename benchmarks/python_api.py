@@ -30,6 +30,7 @@ from benchmarks import topologies
 from benchmarks.inprocess import made_up
 from orchestrator.api import Model, _Bridges
 from orchestrator.backend.base import Array
+from orchestrator.profiling.host_counters import between, snapshot
 from orchestrator.runner.inline_pool import Inline, InlinePool
 from orchestrator.runner.pool import PoolSettings
 
@@ -44,7 +45,25 @@ class Ran:
     per_s: float
     cpu_us: float
     worst_ms: float
-    """The longest that one call took."""
+    """The longest step: a call, or WINDOW of them from one thread."""
+    foreign: float
+    """Share of the cores that other processes took meanwhile."""
+
+
+class Meter:
+    """Counts from its making to `ran`."""
+
+    def __init__(self) -> None:
+        self._cores, self._own = os.sched_getaffinity(0), (os.getpid(),)
+        self._before = snapshot(self._cores, self._own)
+        self._cpu = time.process_time()
+        self.began = time.perf_counter()
+
+    def ran(self, calls: int, worst_s: float) -> Ran:
+        """Return the figures of so many calls."""
+        took, cpu = time.perf_counter() - self.began, time.process_time() - self._cpu
+        foreign = between(self._before, snapshot(self._cores, self._own)).foreign
+        return Ran(calls / took, 1e6 * cpu / max(1, calls), 1e3 * worst_s, foreign)
 
 
 class Clocked:
@@ -58,13 +77,13 @@ class Clocked:
         return self._run(step, self._seconds)
 
     def _run(self, step: Callable[[], int], seconds: float) -> Ran:
-        calls, worst, began, cpu = 0, 0.0, time.perf_counter(), time.process_time()
-        now = began
-        while now - began < seconds:
+        calls, worst_s, meter = 0, 0.0, Meter()
+        now = meter.began
+        while now - meter.began < seconds:
             calls += step()
             before, now = now, time.perf_counter()
-            worst = max(worst, now - before)
-        return Ran(calls / (now - began), 1e6 * (time.process_time() - cpu) / calls, 1e3 * worst)
+            worst_s = max(worst_s, now - before)
+        return meter.ran(calls, worst_s)
 
 
 # OpenVINO's own
@@ -171,13 +190,13 @@ def threads(count: int) -> Callable[[Path, float], Ran]:
             for each in callers:
                 each.start()
             time.sleep(WARM_UP_S)
-            before, began, cpu = sum(calls), time.perf_counter(), time.process_time()
+            before, meter = sum(calls), Meter()
             time.sleep(seconds)
-            done, took, used = sum(calls) - before, time.perf_counter() - began, time.process_time() - cpu
+            ran = meter.ran(sum(calls) - before, max(worst))
             stop.set()
             for each in callers:
                 each.join()
-            return Ran(done / took, 1e6 * used / max(1, done), 1e3 * max(worst))
+            return ran
 
     return contend
 
@@ -240,12 +259,13 @@ def in_child(contender: str, path: Path, seconds: float) -> Ran:
 
 
 def table(rounds: list[dict[str, Ran]]) -> str:
-    """Return the medians, and the ratios to the first contender with the smallest and the largest."""
+    """Return the medians, the ratios to the first contender with the smallest and the largest, and the noise at worst.
+
+    `others` is what other processes took of the cores; above a tenth or so, run it again.
+    """
     base, *_ = CONTENDERS
-    lines = [
-        "| way | calls a second | to AsyncInferQueue | CPU µs a call | longest call, ms |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("way", "calls a second", "to AsyncInferQueue", "CPU µs a call", "longest step, ms", "others")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in rounds[0]:
         ran = [each[name] for each in rounds]
         ratios = sorted(each[name].per_s / each[base].per_s for each in rounds)
@@ -253,7 +273,7 @@ def table(rounds: list[dict[str, Ran]]) -> str:
         lines.append(
             f"| {name} | {statistics.median(each.per_s for each in ran):,.0f} "
             f"| {median:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) | {statistics.median(each.cpu_us for each in ran):.1f} "
-            f"| {statistics.median(each.worst_ms for each in ran):.1f} |"
+            f"| {statistics.median(each.worst_ms for each in ran):.1f} | {max(each.foreign for each in ran):.0%} |"
         )
     return "\n".join(lines)
 
