@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import types
@@ -21,6 +22,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+# Read by the core when it is loaded. With its event engine, each message wakes threads of the core's own before ours;
+# without, the thread that waits for calls reads the sockets itself.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 from grpc._cython import cygrpc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -189,3 +191,9 @@ def test_servers_come_and_go_under_calls() -> None:
                     assert ended == b"x" or isinstance(ended, grpc.aio.AioRpcError)
 
     run(scenario())
+
+
+def test_the_core_knows_what_it_is_told_about_its_event_engine() -> None:
+    program = "import tests.serving.test_grpc_calls as t; t.test_metadata_goes_both_ways()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "experiment" not in done.stderr  # `Unknown experiment`: of a grpcio that has it no longer
