@@ -68,7 +68,7 @@ VALUES = {
 def requests(draw: st.DrawFn) -> tuple[bytes, oip.Signature]:
     """Draw a request with one input of rank 2, nested or flat, tight or spaced, its parts in any order."""
     datatype = draw(st.sampled_from(sorted(VALUES)))
-    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 30))
+    rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 12))
     values = draw(st.lists(VALUES[datatype], min_size=rows * columns, max_size=rows * columns))
     nested = [values[row * columns : (row + 1) * columns] for row in range(rows)]
     parts = [("name", "x"), ("datatype", datatype), ("shape", [rows, columns])]

@@ -163,6 +163,24 @@ def test_the_log_of_requests_is_switched_while_the_worker_serves(worker: WorkerP
         worker.call("requests", on="yes")
 
 
+def test_status_and_metrics_are_told_while_a_slow_model_is_asked_for_far_more_than_it_carries(
+    tmp_path: Path, folder: Path
+) -> None:
+    plan = a_plan("bert_small", folder, ONE_STREAM, slo={"latency": "500ms"}, queue={"limit": 1})
+    ids = {"datatype": "INT64", "shape": [1, 128], "data": [1] * 128}
+    request = post("model", infer_json({"name": "input_ids", **ids}, {"name": "attention_mask", **ids}))
+    with WorkerProcess(tmp_path / "state", plan) as worker, ExitStack() as stack:
+        at = port(worker.until_state("Serving"))
+        wires = [stack.enter_context(Wire(at)) for _ in range(24)]
+        asks = stack.enter_context(Wire(at))
+        for _ in range(2):
+            for wire in wires:
+                wire.send(request)
+            assert worker.call("status")["ready"]
+            assert [asks.ask(get(path)).status for path in ("/v2/health/ready", "/metrics")] == [200, 200]
+            assert {wire.reply().status for wire in wires} == {200, 503}
+
+
 def test_each_client_has_the_quota_of_the_manifest(tmp_path: Path, folder: Path) -> None:
     endpoint = {"quota": {"rate": "0.001/s", "burst": 2}}
     given = {"name": "features", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}
