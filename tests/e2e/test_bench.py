@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_capacity_of_a_device_with_a_known_service_time_is_bracketed(server: str, home: Home) -> None:
     page = home.folder / "out.html"
-    asked = ["--latency", "200ms", "--percentile", "90", "--arrivals", "constant", "--budget", "12s"]
+    asked = ["--latency", "200ms", "--percentile", "90", "--arrivals", "constant", "--budget", "10s"]
     ran = home.orch("bench", "slow", "--url", server, *asked, "--report", str(page), "-o", "json", check=False)
     found = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stderr
@@ -92,7 +92,7 @@ def test_a_deployment_is_benched_by_its_manifest_and_compared_with_its_plan(home
     (home.folder / "token").write_text("secret\n")
     manifest.write_text(manifest.read_text().replace("grpc: ", "token_file: token, grpc: "))
     home.orch("apply", manifest.name)
-    ran = home.orch("bench", "demo", "--budget", "6s", "-o", "json", check=False)
+    ran = home.orch("bench", "demo", "--budget", "4s", "-o", "json", check=False)
     found = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stderr
     assert (found["deployment"], found["model"], found["arrivals"]) == ("demo", "digits", "constant")

@@ -61,7 +61,11 @@ def test_the_capacity_of_a_known_queue_is_found(server: Server, off: float) -> N
 @pytest.mark.parametrize("planned", [20.0, 60.0, 200.0])
 def test_a_wrong_plan_does_not_mislead_the_search(planned: float) -> None:
     truth = true_capacity(Server(0.01))
-    assert 0.75 * truth < found(a_question(planned_per_s=planned), Server(0.01)).per_s < 1.25 * truth
+    held, missed = bounds(benched(a_question(planned_per_s=planned), lambda _: Server(0.01)))
+    assert held is not None
+    assert missed is not None
+    assert 0.5 * truth < held < 1.25 * truth
+    assert 0.8 * truth < missed
 
 
 def test_a_good_plan_costs_fewer_tries() -> None:
@@ -82,7 +86,7 @@ def test_the_declared_rate_is_tried_first_and_judged() -> None:
 
 def test_what_is_answered_beyond_the_capacity_is_shown() -> None:
     question = a_question()
-    for server, least, most in ((Server(0.01, patience_s=0.06), 0.9, 1.7), (Server(0.01), 0.0, 0.4)):
+    for server, least, most in ((Server(0.01, patience_s=0.06), 0.9, 1.7), (Server(0.01), 0.0, 0.7)):
         tried = benched(question, lambda _, server=server: server)  # type: ignore[misc]
         capacity = measured(question, tried)
         beyond = [each for each in tried if each.purpose == "beyond"]

@@ -97,6 +97,6 @@ def _block(
     for at in range(0, len(outcomes), TOLD):
         told = outcomes[at : at + TOLD]
         tally.note(told, number if ask.test is not None else part(told[0][0], seconds), since_s)
-        if ask.test is not None and tally.verdict() is not None:
+        if ask.test is not None and tally.verdict() == "rejected":
             return told[-1][0]
     return outcomes[-1][0] if ask.requests_max is not None and outcomes else seconds
