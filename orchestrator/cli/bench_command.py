@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import render
+from orchestrator.cli import control, render
 from orchestrator.cli.app import OutputOption, app
 from orchestrator.cli.boundary import INTERRUPTED, NO
 from orchestrator.cli.light import LightCommand
 from orchestrator.cli.render import Output
+from orchestrator.errors import OrchError
 
 if TYPE_CHECKING:
+    from orchestrator.cli.bench_options import Wishes
     from orchestrator.cli.bench_subject import Request, Subject
     from orchestrator.planner.bench import Ask, BenchQuestion, Tried
     from orchestrator.planner.bench_result import Bench, Planned
@@ -100,6 +102,7 @@ def bench(
     _warn(subject, question)
     found = _run(subject, question, bench_options.planned(subject, wishes), request)
     _show(found, output)
+    _tell_worker(subject, wishes, found)
     if report is not None:
         _write(found, Path(report))
     raise typer.Exit(INTERRUPTED if found.interrupted else 0 if holds(found) else NO)
@@ -195,6 +198,19 @@ def _show(found: Bench, output: Output) -> None:
     render.out(render.table(bench_table(found), where, wide=wide))
     for each in sentences(found):
         render.talk(each)
+
+
+def _tell_worker(subject: Subject, wishes: Wishes, found: Bench) -> None:
+    """Have status count the headroom from what was found, where it is the capacity for what the manifest asks."""
+    from orchestrator.cli.bench_options import capacity_to_tell  # as above
+
+    capacity_per_s = capacity_to_tell(found, wishes)
+    if subject.deployment is None or capacity_per_s is None:
+        return
+    told = {"name": subject.deployment, "model": subject.target.model, "capacity_per_s": capacity_per_s}
+    with contextlib.suppress(OrchError):  # the bench stands, whether or not the worker takes its figure
+        control.ask("benched", told)
+        render.talk(f"{subject.called}: orch status counts the headroom from this until the model is replaced")
 
 
 def _write(found: Bench, path: Path) -> None:

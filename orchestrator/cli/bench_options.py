@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli.app import duration
 from orchestrator.cli.bench_subject import Subject
 from orchestrator.planner.bench import BenchQuestion
-from orchestrator.planner.bench_result import Planned
+from orchestrator.planner.bench_result import Bench, Planned
 from orchestrator.planner.decision import Capacity
 from orchestrator.units import parse_rate_per_s
 
@@ -149,3 +149,16 @@ def _fixed(wishes: Wishes) -> float | None:
 def _seconds(wishes: Wishes) -> float:
     given = wishes.duration if wishes.one_load else wishes.budget
     return duration(given) if given is not None else DURATION_S if wishes.one_load else BUDGET_S
+
+
+def capacity_to_tell(found: Bench, wishes: Wishes) -> float | None:
+    """Return the capacity that the worker may count headroom from; None where it is none of what the manifest asks.
+
+    Nor where it was not found to its end, or something made it doubtful.
+    """
+    asked = (wishes.rate, wishes.callers, wishes.latency, wishes.percentile, wishes.arrivals)
+    capacity = found.measured
+    if asked != (None,) * len(asked) or found.interrupted or found.remarks or capacity is None:
+        return None
+    whole = capacity.limit == "slo" and capacity.callers is None and capacity.per_s > 0
+    return capacity.per_s if whole else None

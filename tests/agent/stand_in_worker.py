@@ -37,6 +37,7 @@ class StandIn:
             loop.add_signal_handler(number, self.stopping.set)
         methods = {"status": self.status, "apply": self.apply, "drain": self.drain, "stop": self.stop}
         methods["requests"] = self.requests
+        methods["benched"] = self.benched
         control = await admin.serve(
             self.state / "control.sock", methods, on_bug=lambda error: sys.stderr.write(f"{error!r}\n")
         )
@@ -111,6 +112,11 @@ class StandIn:
 
     async def requests(self, params: admin.Json, _progress: admin.Progress) -> Any:
         return {"on": params["on"], "path": str(self.state / "requests.log")}
+
+    async def benched(self, params: admin.Json, _progress: admin.Progress) -> Any:
+        if params["model"] != "digits":
+            raise OrchError(Kind.NOT_FOUND, f"no model {params['model']!r}")
+        return {"ok": params["capacity_per_s"] == 72.0}
 
     async def stop(self, _params: admin.Json, _progress: admin.Progress) -> Any:
         self.stopping.set()

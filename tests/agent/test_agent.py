@@ -73,6 +73,13 @@ def test_the_log_of_requests_is_switched_by_the_worker_that_runs(agent: Agent) -
     assert Path(told["path"]) == Path(agent.call("describe", {"name": "shop"})["requests"])
 
 
+def test_a_capacity_that_a_bench_found_reaches_the_worker_that_runs(agent: Agent) -> None:
+    agent.apply(manifest())
+    assert agent.call("benched", {"name": "shop", "model": "digits", "capacity_per_s": 72.0}) == {"ok": True}
+    with pytest.raises(OrchError, match="no model 'x'"):
+        agent.call("benched", {"name": "shop", "model": "x", "capacity_per_s": 72.0})
+
+
 def test_a_change_of_the_queue_is_made_in_place(agent: Agent) -> None:
     agent.apply(manifest())
     pid = agent.item()["worker"]["pid"]

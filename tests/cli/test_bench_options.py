@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.cli.bench_options import Wishes, planned, question
+import pytest
+
+from orchestrator.cli.bench_options import Wishes, capacity_to_tell, planned, question
 from orchestrator.cli.bench_subject import Subject
 from orchestrator.cli.endpoint import Target
+from orchestrator.planner.bench import BenchQuestion, Tried
+from orchestrator.planner.bench_result import Bench
+from orchestrator.profiling.measurement import Host
 
 PLAN = {
     "cpus": 2,
@@ -59,3 +65,72 @@ def test_callers_are_a_closed_loop_that_begins_with_so_many() -> None:
 def test_a_server_known_by_its_address_has_no_promise() -> None:
     asked = question(Subject(Target("http://127.0.0.1:1", "m", None)), Wishes())
     assert (asked.latency_s, asked.percentile, asked.arrivals, asked.declared) == (None, 99.0, "poisson", None)
+
+
+def tried(purpose: str, load: float, *, held: bool | None) -> Tried:
+    return Tried(
+        purpose=purpose,
+        load=load,
+        closed=purpose == "floor",
+        seconds=5.0,
+        sent=400,
+        answered=400,
+        refused=0,
+        expired=0,
+        failed=0,
+        misses=0 if held else 200,
+        p50_s=0.01,
+        p95_s=0.02,
+        p99_s=0.03,
+        at_percentile_s=0.03 if held else 0.09,
+        verdict="verified" if held else "rejected",
+        held=held,
+        host=Host(),
+        others_per_s=0.0,
+    )
+
+
+FOUND = Bench(
+    deployment="shop",
+    model="a",
+    url="http://127.0.0.1:8000",
+    question=BenchQuestion(latency_s=0.04, percentile=99.0, declared=60.0),
+    tried=(
+        tried("floor", 1, held=True),
+        tried("search", 60, held=True),
+        tried("search", 120, held=False),
+        tried("search", 85, held=True),
+        tried("search", 88, held=False),
+    ),
+)
+
+
+def test_the_worker_is_told_the_capacity_for_what_its_manifest_asks() -> None:
+    assert capacity_to_tell(FOUND, Wishes()) == 85.0
+    assert capacity_to_tell(FOUND, Wishes(budget="90s", seed=3)) == 85.0
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        replace(FOUND, interrupted=True),
+        replace(FOUND, remarks=("the worker was replaced meanwhile",)),
+        replace(FOUND, tried=()),
+    ],
+)
+def test_a_capacity_that_is_doubtful_or_was_not_found_is_not_told(found: Bench) -> None:
+    assert capacity_to_tell(found, Wishes()) is None
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        Wishes(rate="60/s"),
+        Wishes(callers=4),
+        Wishes(latency="90ms"),
+        Wishes(percentile=90.0),
+        Wishes(arrivals="bursty"),
+    ],
+)
+def test_a_capacity_for_something_else_is_not_told(wishes: Wishes) -> None:
+    assert capacity_to_tell(FOUND, wishes) is None
