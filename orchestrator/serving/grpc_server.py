@@ -215,7 +215,7 @@ class GrpcServer:
             except OrchError as error:
                 failure = error
             except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
-                log.exception("gRPC: an unexpected error")
+                log.exception("gRPC: an unexpected error %s", contract.ids(_metadata(context)).marks() or "")
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
             told = contract.trailing(failure, contract.ids(_metadata(context)))
             raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], told)

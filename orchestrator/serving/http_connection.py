@@ -474,6 +474,8 @@ class Connection(asyncio.BufferedProtocol):
             case OrchError():
                 self._refuse(error)
             case _:
+                if self._body is not None:
+                    error.add_note(f"while serving {self._head.path} {self._head.said.marks()}")
                 self._shared.on_bug(error)
                 self._refuse(OrchError(Kind.INTERNAL, "internal error; the server's log has it"))
 
@@ -482,7 +484,8 @@ class Connection(asyncio.BufferedProtocol):
         self._drop_body()
         if self._closing:
             return
-        reply = error_answer(error)
+        # Without an admitted request the head may be that of the one before.
+        reply = error_answer(error) if body is None else refusal(error, self._head, self._shared.saturation)
         if body is not None and self._shared.requests.on:
             self._note(Ended(str(status or reply.status), error.code), body)
         self._send(Answer(status or reply.status, reply.body, reply.content_type, reply.extra), close=True)

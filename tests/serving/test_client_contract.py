@@ -313,3 +313,22 @@ def test_a_client_that_goes_away_is_in_the_log_as_such(full: Served) -> None:
         ("gone", "CANCELLED"),
         ("left", "CANCELLED"),
     ]
+
+
+# Our bugs
+
+
+def test_a_bug_is_told_and_logged_with_the_ids_of_the_request_that_met_it(quick: Served) -> None:
+    bug = RuntimeError("planted")
+
+    def broken(*_: object) -> None:
+        raise bug
+
+    quick.http.plane.submit = broken  # type: ignore[method-assign]
+    with quick.http.connect() as wire:
+        reply = wire.ask(double_request("X-Request-Id: cam-7"))
+        assert (reply.status, reply.json["code"], reply.json["request_id"]) == (500, "INTERNAL", "cam-7")
+        assert reply.headers["x-request-id"] == "cam-7"
+    assert quick.http.bugs == [bug]
+    assert any("cam-7" in note for note in bug.__notes__)
+    quick.http.bugs.clear()
