@@ -23,14 +23,16 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-# Read by the core when it is loaded. With its event engine, each message wakes threads of the core's own before ours;
-# without, the thread that waits for calls reads the sockets itself.
+# Read by the core when it is loaded, so nothing in a worker may import grpc before this module. With its event engine
+# each message wakes threads of the core's own before ours; without, the thread that waits for calls reads the sockets.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
-import grpc
+from grpc import StatusCode
 from grpc._cython import cygrpc
 
 from orchestrator.errors import Kind, OrchError
+
+__all__ = ["Call", "CallServer", "Handler", "Refused", "StatusCode"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ CANCEL_TIMEOUT_S = 5.0
 """For cancelled handlers to end when the server stops."""
 
 _NO_FLAGS = 0
-_CODE = {status: getattr(cygrpc.StatusCode, status.name.lower()) for status in grpc.StatusCode}
+_CODE = {status: getattr(cygrpc.StatusCode, status.name.lower()) for status in StatusCode}
 
 Trailing = tuple[tuple[str, str], ...]
 Handler = Callable[[bytes, "Call"], Coroutine[Any, Any, bytes]]
@@ -54,7 +56,7 @@ Handler = Callable[[bytes, "Call"], Coroutine[Any, Any, bytes]]
 class Refused(Exception):  # noqa: N818  a call's end, no fault
     """Ends a call with a status instead of an answer."""
 
-    def __init__(self, status: grpc.StatusCode, details: str, trailing: Trailing = ()) -> None:
+    def __init__(self, status: StatusCode, details: str, trailing: Trailing = ()) -> None:
         self.status = status
         self.details = details
         self.trailing = trailing
@@ -106,12 +108,12 @@ class Call:
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), _Closed(self))
 
     def answer(self, message: bytes) -> None:
-        self._end(cygrpc.SendMessageOperation(message, _NO_FLAGS), self._trailing, grpc.StatusCode.OK, "")
+        self._end(cygrpc.SendMessageOperation(message, _NO_FLAGS), self._trailing, StatusCode.OK, "")
 
     def refuse(self, refused: Refused) -> None:
         self._end(None, refused.trailing, refused.status, refused.details)
 
-    def _end(self, message: Any, trailing: Trailing | None, status: grpc.StatusCode, details: str) -> None:
+    def _end(self, message: Any, trailing: Trailing | None, status: StatusCode, details: str) -> None:
         operations = [
             cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
             cygrpc.SendStatusFromServerOperation(trailing, _CODE[status], details.encode(), _NO_FLAGS),
@@ -236,9 +238,9 @@ class CallServer:
         handler = self._handlers.get(event.call_details.method)
         call = Call(event, handler or _unknown)
         if handler is None:
-            call.refuse(Refused(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
+            call.refuse(Refused(StatusCode.UNIMPLEMENTED, "Method not found!"))
         elif self._under_way > self._most:
-            call.refuse(Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {self._most} calls at a time"))
+            call.refuse(Refused(StatusCode.RESOURCE_EXHAUSTED, f"more than {self._most} calls at a time"))
         else:
             call.receive()
 
@@ -261,7 +263,7 @@ class CallServer:
                 if came.call.task is not None:
                     came.call.task.cancel()
             elif came.message is None:
-                came.refuse(Refused(grpc.StatusCode.UNIMPLEMENTED, "the call takes one message"))
+                came.refuse(Refused(StatusCode.UNIMPLEMENTED, "the call takes one message"))
             else:
                 self._handle(came, came.message)
 
@@ -288,13 +290,13 @@ class CallServer:
         except Refused as refused:
             call.refuse(refused)
         except asyncio.CancelledError:
-            call.refuse(Refused(grpc.StatusCode.CANCELLED, "cancelled"))
+            call.refuse(Refused(StatusCode.CANCELLED, "cancelled"))
         except Exception:  # noqa: BLE001  the boundary of this call
             self._bug(call)
 
     def _bug(self, call: Call) -> None:
         log.exception("gRPC: a handler raised")
-        call.refuse(Refused(grpc.StatusCode.INTERNAL, "internal error; the server's log has it"))
+        call.refuse(Refused(StatusCode.INTERNAL, "internal error; the server's log has it"))
 
 
 @types.coroutine

@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-import grpc
-
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import contract, grpc_infer, grpc_regions, oip_messages
 from orchestrator.serving.contract import Priority, Said
-from orchestrator.serving.grpc_calls import CallServer, Refused
+from orchestrator.serving.grpc_calls import CallServer, Refused, StatusCode
 from orchestrator.serving.grpc_wire import open_envelope
 from orchestrator.serving.oip import InferHead, Layout, Signature, error_text, model_metadata, server_metadata
 from orchestrator.serving.quota import Quotas, grpc_client
@@ -36,20 +34,20 @@ MAX_DETAILS_CHARACTERS = 1000
 """Details travel as a header, percent-encoded, and clients take 8 KiB of headers."""
 CACHED_HEADS = 256
 
-STATUS: Mapping[Kind, grpc.StatusCode] = {
-    Kind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Kind.CONFLICT: grpc.StatusCode.ABORTED,
-    Kind.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
-    Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Kind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Kind.QUOTA: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Kind.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Kind.CANCELLED: grpc.StatusCode.CANCELLED,
-    Kind.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as grpc itself answers an oversized message
-    Kind.FAILED: grpc.StatusCode.INTERNAL,
-    Kind.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
-    Kind.INTERNAL: grpc.StatusCode.INTERNAL,
+STATUS: Mapping[Kind, StatusCode] = {
+    Kind.INVALID: StatusCode.INVALID_ARGUMENT,
+    Kind.NOT_FOUND: StatusCode.NOT_FOUND,
+    Kind.CONFLICT: StatusCode.ABORTED,
+    Kind.UNSUPPORTED: StatusCode.UNIMPLEMENTED,
+    Kind.UNAVAILABLE: StatusCode.UNAVAILABLE,
+    Kind.OVERLOADED: StatusCode.RESOURCE_EXHAUSTED,
+    Kind.QUOTA: StatusCode.RESOURCE_EXHAUSTED,
+    Kind.DEADLINE: StatusCode.DEADLINE_EXCEEDED,
+    Kind.CANCELLED: StatusCode.CANCELLED,
+    Kind.TOO_LARGE: StatusCode.RESOURCE_EXHAUSTED,  # as grpc itself answers an oversized message
+    Kind.FAILED: StatusCode.INTERNAL,
+    Kind.UNAUTHORIZED: StatusCode.UNAUTHENTICATED,
+    Kind.INTERNAL: StatusCode.INTERNAL,
 }
 
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -197,3 +198,18 @@ def test_the_core_knows_what_it_is_told_about_its_event_engine() -> None:
     program = "import tests.serving.test_grpc_calls as t; t.test_metadata_goes_both_ways()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "experiment" not in done.stderr  # `Unknown experiment`: of a grpcio that has it no longer
+
+
+def test_a_worker_tells_the_core_before_it_is_loaded() -> None:
+    program = """
+import os, sys
+def look(event, given):
+    if event == "import" and given[0] == "grpc":
+        print(os.environ["GRPC_EXPERIMENTS"])
+sys.addaudithook(look)
+import orchestrator.serving.process
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"} | {"CI": "true"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert done.stdout.split()[0] == "-event_engine_listener"
