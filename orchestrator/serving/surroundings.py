@@ -14,11 +14,11 @@ from orchestrator.telemetry.drift import Around
 from orchestrator.telemetry.snapshot import PoolSnapshot
 
 EVERY_S = 1.0
-SPAN_S = 10.0  # as the window of the pools
+SPAN_S = 3.0  # as the windows that are read first: what slows inferences down is to be seen together with it
 
 
 class Surroundings:
-    """The host over the last ten seconds. `read` is to be called again and again, best off the event loop."""
+    """The host over the last three seconds. `read` is to be called again and again, best off the event loop."""
 
     def __init__(self) -> None:
         self._cores = tuple(sorted(os.sched_getaffinity(0)))

@@ -209,7 +209,7 @@ POOL_METRICS = (
         lambda pool: pool.headroom_per_s,
     ),
     PoolMetric(
-        *("orch_inference_drift_ratio", "gauge", "Median inference of ten seconds over what it should take."),
+        *("orch_inference_drift_ratio", "gauge", "Median inference of the last seconds over what it should take."),
         lambda pool: pool.drift.ratio,
     ),
     PoolMetric(
@@ -217,7 +217,7 @@ POOL_METRICS = (
         lambda pool: pool.drift.expected_s,
     ),
     PoolMetric(
-        *("orch_inference_observed_seconds", "gauge", "Median inference of the last ten seconds."),
+        *("orch_inference_observed_seconds", "gauge", "Median inference of the last seconds."),
         lambda pool: pool.drift.observed_s,
     ),
     PoolMetric(
@@ -228,7 +228,7 @@ POOL_METRICS = (
 
 HOST = (
     "orch_host_cpu_ratio",
-    "Share of the worker's cores over ten seconds, by who took it; pressure: of the time that something waited.",
+    "Share of the worker's cores over three seconds, by who took it; pressure: of the time that something waited.",
 )
 WORKER_START = ("orch_worker_start_time_seconds", "When the worker started, in seconds since the epoch.")
 BUILD = ("orch_build", "Versions in use; the value is always 1.")
