@@ -62,8 +62,8 @@ class Machine:
         row = self.row(asked.arm)
         if row is None:
             return Failed("not in the table")
-        if asked.arm.key not in self._compiled:
-            self._compiled.add(asked.arm.key)
+        if asked.arm.compiled_key not in self._compiled:
+            self._compiled.add(asked.arm.compiled_key)
             self._take(START_S + row.compile_s, compiles=1)
         return self._measure(asked, row) if isinstance(asked, Measure) else self._verify(asked, row)
 

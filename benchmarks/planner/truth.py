@@ -25,6 +25,7 @@ COARSE: Final = 20_000
 COARSE_ERROR: Final = 1.2  # a capacity by the coarse run is not further off than this
 RESAMPLED: Final = 6
 LOAD_MAX: Final = 0.95  # of the throughput: a finite run cannot tell whether a queue above it would ever end
+FRONT_END_S: Final = 0.0002  # of one event loop for each request: nothing served carries more than one over it
 STEP: Final = 1.004  # the rates that are told apart
 SEED: Final = 77_001  # the planner draws its arrivals from others
 
@@ -154,7 +155,7 @@ class Truth:
         return self._known[candidate.key]
 
     def _search(self, candidate: Candidate) -> float:
-        ceiling = LOAD_MAX * candidate.most_per_s
+        ceiling = min(LOAD_MAX * candidate.most_per_s, 1 / FRONT_END_S)
         coarse = self._between(candidate, ceiling / 1000, ceiling, 1.02, COARSE)
         if coarse == 0:
             return 0.0
@@ -194,7 +195,7 @@ class Truth:
         ordered = sorted(candidates(self.entry), key=lambda candidate: -candidate.most_per_s)
         best, most = ordered[0], self.capacity(ordered[0])
         for candidate in ordered[1:]:
-            hopeless = candidate.most_per_s * LOAD_MAX <= most
+            hopeless = min(candidate.most_per_s * LOAD_MAX, 1 / FRONT_END_S) <= most
             hopeless = hopeless or (most > 0 and not self.holds(candidate, most / COARSE_ERROR, COARSE))
             if not hopeless and self.capacity(candidate) > most:
                 best, most = candidate, self.capacity(candidate)

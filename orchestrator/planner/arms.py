@@ -166,6 +166,11 @@ def _count(number: int | str, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def with_spare(arm: Arm, slots: int) -> Arm:
+    """Return the arm with one request more than its `slots`."""
+    return arm.model_copy(update={"requests": slots + 1, "name": f"{arm.name}, {slots + 1} requests"})
+
+
 def simplicity(arm: Arm) -> tuple[int, int, int, str]:
     """Return what puts the simpler of two equally good arms first: a hint, no batch, fewer threads, by name."""
     return (arm.expression != "hint", arm.batch, arm.threads or 0, arm.name)

@@ -52,14 +52,17 @@ def service_of(
     def samples(blocks: Sequence[Block]) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(factors.get(block.round, 1.0) * value for value in block.service_s) for block in blocks)
 
+    slots = slots_of(profile)
+    spare = profile.actual.streams is not None and slots == profile.actual.streams + 1
     return Service(
         alone_s=tuple(value for block in samples(alone_blocks(profile)) for value in block),
         busy_s=samples(busy_blocks(profile)),
-        slots=slots_of(profile),
+        slots=slots,
         rows=profile.arm.batch,
         cores_share=_cores_share(profile, cpus),
         front_end_s=front_end_s,
         inflation=inflation,
+        streams_s=tuple(value for block in samples(clean(at(profile, slots - 1))) for value in block) if spare else (),
     )
 
 

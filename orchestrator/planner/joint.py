@@ -230,6 +230,8 @@ def _threads_each(profile: ArmProfile) -> int | None:
     actual = profile.actual
     if profile.arm.batch != 1 or not actual.streams or not actual.threads or not evidence.alone_blocks(profile):
         return None
+    if evidence.slots_of(profile) > actual.streams:
+        return None
     return max(1, actual.threads // actual.streams)
 
 

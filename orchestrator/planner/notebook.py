@@ -87,6 +87,10 @@ class Notebook:
         """Return how many inferences the arm runs at the same time."""
         return evidence.slots_of(self._profiles[arm.key])
 
+    def streams(self, arm: Arm) -> int | None:
+        """Return how many inferences the arm computes at the same time, None where OpenVINO does not say."""
+        return self._profiles[arm.key].actual.streams
+
     def median_s(self, arm: Arm) -> float:
         """Return the median of one inference with all requests under way, as far as that is known."""
         return evidence.median_s(evidence.busy_blocks(self._profiles[arm.key]))
@@ -136,7 +140,7 @@ class Notebook:
 
     def add(self, arm: Arm, result: Measured) -> None:
         """Note a block."""
-        self.compiled.add(arm.key)
+        self.compiled.add(arm.compiled_key)
         before = self._profiles.get(arm.key)
         self._profiles[arm.key] = ArmProfile(
             arm=arm,
@@ -145,6 +149,16 @@ class Notebook:
             memory_bytes=result.memory_bytes or (before.memory_bytes if before else None),
             blocks=(*(before.blocks if before else ()), result.block),
         )
+
+    def derive(self, arm: Arm, base: Arm) -> None:
+        """Begin the profile of an arm that differs in its requests alone: with fewer of them both are the same."""
+        profile = self._profiles[base.key]
+        blocks = tuple(block.model_copy(update={"arm": arm.key}) for block in profile.blocks)
+        self._profiles[arm.key] = profile.model_copy(update={"arm": arm, "blocks": blocks})
+
+    def forget(self, arm: Arm) -> None:
+        """Drop the profile of an arm of which nothing came."""
+        self._profiles.pop(arm.key, None)
 
     def drop(self, arm: Arm, reason: str) -> None:
         """Take the arm out for a reason; the first reason stands."""

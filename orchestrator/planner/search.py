@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from random import Random
 
 from orchestrator.planner import evidence
-from orchestrator.planner.arms import Candidate, by_key
+from orchestrator.planner.arms import Candidate, by_key, with_spare
 from orchestrator.planner.capacity import LOAD_MAX
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.notebook import Notebook
@@ -28,6 +28,8 @@ from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
 
 ROUNDS = 3
+SPARE_FROM = ROUNDS + 2  # after the two of batches
+SPARE_ROUNDS = 3  # in which a spare request is tried
 RACE_ROUNDS = 3  # more, for the best two
 RACE_WITHIN = 0.10  # of the best capacity: further apart, the profile has decided
 COMPILED_MAX = 5
@@ -43,7 +45,7 @@ PROOF_SPARE = 1.5  # times the requests that suffice when none is late: room for
 PROOF_LEAST_S = 1.0  # less shows nothing
 PROOF_GAP_S = 0.2
 BATCH_PROBE = 4
-BATCH_PAYS = 1.15  # rows x D(1) / D(rows): below, batches only add latency
+BATCH_PAYS = 1.08  # rows x D(1) / D(rows): below, no SLO is so long that batches carry more
 DEMAND_SHARE = 0.95  # of a predicted capacity is what a proof may ask for
 
 Asking = Generator[Measure | Verify, Result, bool]
@@ -104,7 +106,7 @@ class Search:
         if not isinstance(self._step, Measure):
             return
         beside_s = seconds - self._step.seconds
-        if self._step.arm.key in self.notes.compiled:
+        if self._step.arm.compiled_key in self.notes.compiled:
             self._overhead_s = max(self._overhead_s, min(beside_s, BLOCK_MAX_S))
         else:
             self._compiling_s = max(self._compiling_s, beside_s)
@@ -133,6 +135,7 @@ class Search:
             return notes.infeasible()
         if not (self.question.predict and self._stored):
             yield from self._batches()
+            yield from self._spare_request()
             yield from self._race()
         if self.question.predict:
             return notes.decide("unverified", None, "planned by prediction, not proved")
@@ -343,17 +346,42 @@ class Search:
             self.notes.drop_infeasible(arm)
         return True
 
+    def _spare_request(self) -> Asking:
+        """Try one request more than streams on the best arm: while it waits in the engine no stream idles.
+
+        Between the end of an inference and the start of the next a callback runs, which takes a twentieth of an
+        inference of a millisecond or two.
+        """
+        notes, base = self.notes, self.notes.best()
+        if base is None or base.requests is not None or base.key in self._stored:
+            return False
+        if base.device == "CPU" and pays(notes.alone_median_s(base)):
+            return False  # the worker infers it where requests arrive
+        slots = notes.slots(base)
+        if slots != notes.streams(base) or self._left_s() < 2 * SPARE_ROUNDS * (BLOCK_S + self._overhead_s):
+            return False
+        arm = with_spare(base, slots)
+        for number in range(SPARE_FROM, SPARE_FROM + SPARE_ROUNDS):
+            if not notes.has(arm):
+                notes.derive(arm, base)
+            if not (yield from self._block(self._measure(arm, slots + 1, number))):
+                notes.forget(arm)
+                return False
+            yield from self._block(self._measure(base, slots, number))
+        return (yield from self._ask_again())
+
     def _race(self) -> Asking:
         """Run the best two against each other, in turns, until they are apart or a tie."""
         notes = self.notes
-        for number in range(ROUNDS + 2, ROUNDS + 2 + RACE_ROUNDS):
+        first = SPARE_FROM + SPARE_ROUNDS
+        for number in range(first, first + RACE_ROUNDS):
             self._prune()
             pair = notes.ranked()[:2]
             if len(pair) < 2 or any(arm.key in self._stored for arm in pair):
                 return True
-            first, second = (notes.capacity(arm) for arm in pair)
-            close = second.per_s > (1 - RACE_WITHIN) * first.per_s
-            if not close or second.high_per_s < first.low_per_s:
+            better, other = (notes.capacity(arm) for arm in pair)
+            close = other.per_s > (1 - RACE_WITHIN) * better.per_s
+            if not close or other.high_per_s < better.low_per_s:
                 return True
             if self._left_s() < 4 * (BLOCK_MAX_S + self._overhead_s):
                 return False
@@ -443,7 +471,9 @@ def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate], question: 
     """
     known = by_key(found)
     slow_s = question.need.latency_s if question.need else math.inf
-    whole = [each for each in stored if each.arm.key in known and evidence.is_whole(each, slow_s)]
+    spare = {arm.compiled_key for arm in known.values() if arm.requests is None}
+    mine = [each for each in stored if each.arm.key in known or each.arm.compiled_key in spare]
+    whole = [each for each in mine if evidence.is_whole(each, slow_s)]
     rounds = {each.arm.key: len({block.round for block in each.blocks if block.service_s}) for each in whole}
     usable = tuple(each for each in whole if rounds[each.arm.key] >= (1 if each.arm.batch > 1 else 2))
     if question.predict and not any(each.arm.batch == 1 for each in usable):

@@ -33,6 +33,11 @@ class Arm(Facts):
         text = self.model_dump_json(exclude={"name", "expression", "threads"})
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def compiled_key(self) -> str:
+        """Return what tells compiled models apart: the key without the requests, which OpenVINO is told later."""
+        return self.model_copy(update={"requests": None}).key
+
 
 class Host(Facts):
     """What else the machine did during a block, as shares of the block's CPU time."""

@@ -195,13 +195,14 @@ class _Measuring:
             return Failed(str(error))
 
     def _block(self, step: Measure) -> Measured:
-        bench, profile = self._benches.get(step.arm.key) or self._compile(step.arm)
+        bench, profile = self._benches.get(step.arm.compiled_key) or self._compile(step.arm)
         order = ToRun(concurrency=step.concurrency, seconds=step.seconds, round=step.round)
         block = bench.block(order, step.seconds + BLOCK_TIMEOUT_S)
         self._around.progress(
             f"{step.arm.name}: {rate(block.per_s * step.arm.batch)} with {step.concurrency} in flight"
             f" (round {step.round + 1})"
         )
+        block = block.model_copy(update={"arm": step.arm.key})
         return Measured(block, profile.actual, profile.compile_s, profile.memory_bytes)
 
     def _compile(self, arm: Arm) -> tuple[BenchChild, ArmProfile]:
@@ -213,7 +214,7 @@ class _Measuring:
         bench.__enter__()
         self._stack.push(bench.__exit__)
         profile = bench.compile(arm, subject.info.path, subject.spec.shapes, subject.spec.name, left)
-        self._benches[arm.key] = (bench, profile)
+        self._benches[arm.compiled_key] = (bench, profile)
         return bench, profile
 
     def _prove(self, step: Verify) -> Result:
@@ -232,7 +233,7 @@ class _Measuring:
 
     def _drop(self, arm: Arm) -> None:
         """End the process of an arm that failed; the stack would end it too, but later."""
-        bench = self._benches.pop(arm.key, None)
+        bench = self._benches.pop(arm.compiled_key, None)
         if bench is not None:
             bench[0].__exit__(OrchError, None, None)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
-from orchestrator.planner.arms import Candidate, by_key, candidates
+from orchestrator.planner.arms import Candidate, by_key, candidates, with_spare
 from orchestrator.planner.replay import Entry, Table
 from orchestrator.planner.steps import Question, question_of
 from orchestrator.profiling.measurement import Arm, ReadBack
@@ -35,12 +36,14 @@ def a_table(
     spread: float = 0.04,
     throughput_streams: int = 2,
     compile_s: float = 1.0,
+    hand_over_s: float | None = None,
     seed: int = 1,
     **more: Any,
 ) -> Table:
     """Return the table of a model that takes `thread_s` on one thread and 1 / `speedup` of it on two.
 
     Two streams make each other `beside` times slower; each further row of a batch costs `row` times the first.
+    `hand_over_s` is what a stream idles between two inferences, unless a spare request waits; None knows no such arm.
     """
     chance = random.Random(seed)
 
@@ -59,4 +62,20 @@ def a_table(
             memory_bytes=(100 + 10 * streams) * 2**20,
         )
 
-    return Table({key: entry(arm) for key, arm in by_key(found).items()}, **more)
+    def with_hand_over(of: Entry) -> Entry:
+        assert hand_over_s is not None
+        slower = {n: tuple(value + hand_over_s for value in values) for n, values in of.samples_s.items()}
+        return replace(of, samples_s=slower)
+
+    def with_one_more(of: Entry) -> Entry:
+        """Return the entry of an arm with one request more: the last one waits for its share of the others' time."""
+        streams = of.actual.streams or 1
+        waits = tuple(value * (streams + 1) / streams for value in of.samples_s[streams])
+        return replace(of, samples_s={**of.samples_s, streams + 1: waits})
+
+    arms = {key: entry(arm) for key, arm in by_key(found).items()}
+    if hand_over_s is None:
+        return Table(arms, **more)
+    known = by_key(found)
+    spare = {with_spare(known[key], of.actual.requests).key: with_one_more(of) for key, of in arms.items()}
+    return Table({**{key: with_hand_over(of) for key, of in arms.items()}, **spare}, **more)

@@ -332,3 +332,36 @@ def test_whatever_the_table_a_search_ends_within_its_bounds(
         assert decision.proof is not None
         assert decision.proof.arm == decision.arm.key
         assert rate is None or decision.proof.rate_per_s >= 0.99 * rate
+
+
+def test_a_spare_request_is_taken_where_hand_overs_cost_a_part_of_each_inference() -> None:
+    decision = decide({"latency": "30ms", "rate": "200/s"}, thread_s=0.004, hand_over_s=0.0004)
+    assert decision.arm.requests == 3, decision.arm.name
+    assert decision.arm.name.endswith(", 3 requests")
+    assert decision.verdict == "verified"
+    assert decision.compiled <= 3, "it is the same compiled model"
+
+
+def test_no_spare_request_is_taken_where_nothing_is_gained() -> None:
+    decision = decide(HUNDRED, hand_over_s=0.0)
+    assert decision.arm.requests is None
+    assert any("3 requests" in name or "2 requests" in name for name in reasons(decision))
+
+
+def test_the_requests_that_a_manifest_states_are_kept() -> None:
+    question, found = a_question(HUNDRED, model={"compile": {"streams": 2, "requests": 2}})
+    decision = replay(a_table(found), question, found)
+    assert decision.arm.requests == 2
+    assert not any("3 requests" in name for name in reasons(decision))
+
+
+def test_a_stored_spare_request_is_not_measured_again() -> None:
+    question, found = a_question({"latency": "30ms", "rate": "200/s"})
+    table = a_table(found, thread_s=0.004, hand_over_s=0.0004)
+    _, told = replayed(table, question, found)
+    first = Search(question, found)
+    for _, result in told:
+        first.feed(result, seconds=1.0)
+    again, steps = replayed(table, question, found, stored=first.profiles)
+    assert again.arm.requests == 3
+    assert not [step for step, _ in steps if isinstance(step, Measure)]
