@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from orchestrator.backend.base import DTYPES, Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.contract import Priority, priority_of
-from orchestrator.serving.grpc_wire import Envelope, close_envelope
+from orchestrator.serving.grpc_wire import Envelope, close_envelope, varint
 from orchestrator.serving.oip import (
     AnsweredOutput,
     HeadCache,
@@ -38,6 +38,11 @@ from orchestrator.serving.oip_tensors import BINARY_ONLY, count_of, object_array
 from orchestrator.serving.shared_tensors import SharedTensors
 
 _PLACES = b"shared_memory_region"  # a head without these bytes has no tensors in shared memory
+
+PIECE_VALUES = 4096
+"""Numbers of typed contents that are read at once, in a tenth of a millisecond."""
+FLOATS = frozenset({"FP32", "FP64"})
+"""Datatypes that protobuf packs as numpy does."""
 
 # Which field of InferTensorContents carries a datatype.
 CONTENTS: Mapping[str, str] = {
@@ -85,8 +90,8 @@ def plan(envelope: Envelope, signature: Signature, heads: HeadCache) -> tuple[In
     return head, plan_inputs(head, signature)
 
 
-def tensors(envelope: Envelope, layout: Layout, shared: SharedTensors | None) -> list[Array]:
-    """Return the input arrays in the model's order; raise OrchError.
+def tensors(envelope: Envelope, layout: Layout, shared: SharedTensors | None) -> Generator[None, None, list[Array]]:
+    """Return the input arrays in the model's order, after steps between which others may be served; raise OrchError.
 
     Raw tensors that are aligned for their type stay where they were received; the others are copied once.
     """
@@ -97,7 +102,7 @@ def tensors(envelope: Envelope, layout: Layout, shared: SharedTensors | None) ->
             assert shared is not None, "the layout says that there are places"
             arrays[slot.index] = shared.read(slot, slot.head.place)
         else:
-            arrays[slot.index] = _typed_array(slot) if memory is None else _raw_array(slot, memory)
+            arrays[slot.index] = (yield from _typed_array(slot)) if memory is None else _raw_array(slot, memory)
     return arrays
 
 
@@ -242,7 +247,8 @@ def _raw_array(slot: Slot, memory: memoryview) -> Array:
     return array if array.flags.aligned else array.copy()
 
 
-def _typed_array(slot: Slot) -> Array:
+def _typed_array(slot: Slot) -> Generator[None, None, Array]:
+    """Return the tensor, after steps of PIECE_VALUES values."""
     where = f"input {slot.head.name!r}"
     field = CONTENTS[slot.datatype]
     given = [descriptor.name for descriptor, _ in slot.head.data.ListFields()] if slot.head.data else []
@@ -250,12 +256,34 @@ def _typed_array(slot: Slot) -> Array:
         what = f"{slot.datatype} comes in {field} or raw_input_contents, got {', '.join(given)}"
         raise OrchError(Kind.INVALID, what, where=where)
     values = getattr(slot.head.data, field)
-    if len(values) != count_of(slot.shape):
-        what = f"shape {list(slot.shape)} holds {count_of(slot.shape)} values, {field} has {len(values)}"
+    count = count_of(slot.shape)
+    if len(values) != count:
+        what = f"shape {list(slot.shape)} holds {count} values, {field} has {len(values)}"
         raise OrchError(Kind.INVALID, what, where=where)
     if slot.datatype == "BYTES":
         return object_array(values).reshape(slot.shape)
+    assert slot.head.data is not None, "it has contents, perhaps empty ones"
+    packed = _packed(slot.head.data.SerializeToString(), slot.dtype, count) if slot.datatype in FLOATS else None
+    if packed is not None:
+        return packed.reshape(slot.shape)
+    array = np.empty(count, slot.dtype)
     try:
-        return np.array(values, dtype=slot.dtype).reshape(slot.shape)
+        for start in range(0, count, PIECE_VALUES):
+            if start:
+                yield
+            array[start : start + PIECE_VALUES] = np.array(values[start : start + PIECE_VALUES], dtype=slot.dtype)
     except OverflowError:
         raise OrchError(Kind.INVALID, f"a value is out of range for {slot.datatype}", where=where) from None
+    return array.reshape(slot.shape)
+
+
+def _packed(data: bytes, dtype: np.dtype[Any], count: int) -> Array | None:
+    """Return the numbers of a message that is one field of packed fixed-size numbers; None where it is more than that.
+
+    Such a field holds them as numpy does; one by one they would take fifty times as long.
+    """
+    nbytes = count * dtype.itemsize
+    start = len(data) - nbytes
+    if start < 2 or data[1:start] != varint(nbytes):
+        return None
+    return np.frombuffer(data, np.uint8, offset=start).copy().view(dtype)

@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
@@ -50,6 +50,7 @@ STATUS: Mapping[Kind, StatusCode] = {
     Kind.INTERNAL: StatusCode.INTERNAL,
 }
 
+Made = TypeVar("Made")
 OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """Answered without the token, as the health routes of HTTP are."""
 
@@ -260,7 +261,7 @@ class GrpcServer:
             signature = self._plane.signature(name, version)
             head, layout = grpc_infer.plan(envelope, signature, self._heads)
             shared = await self._shared(admission, head, layout) if layout.shares else None
-            arrays = grpc_infer.tensors(envelope, layout, shared)
+            arrays: list[Array] = await _stepped(grpc_infer.tensors(envelope, layout, shared))
         except BaseException:
             self._plane.release(admission)
             raise
@@ -329,6 +330,17 @@ def _plain(answer: Callable[[bytes], Any]) -> Method:
         return reply
 
     return method
+
+
+async def _stepped(steps: Generator[None, None, Made]) -> Made:
+    """Return what the steps make; between two of them the loop serves others."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: Made = end.value
+            return made
+        await asyncio.sleep(0)
 
 
 def _shortest(*seconds: float | None) -> float | None:

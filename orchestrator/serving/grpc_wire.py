@@ -107,13 +107,14 @@ def close_envelope(head: bytes, request_id: str, raws: Iterable[bytes | memoryvi
     parts: list[bytes | memoryview] = [head]
     if request_id:
         text = request_id.encode()
-        parts += (bytes([_ID << 3 | _LENGTH_DELIMITED]) + _varint_bytes(len(text)), text)
+        parts += (bytes([_ID << 3 | _LENGTH_DELIMITED]) + varint(len(text)), text)
     for raw in raws:
-        parts += (_RAW_OUTPUT_KEY + _varint_bytes(len(raw)), raw)
+        parts += (_RAW_OUTPUT_KEY + varint(len(raw)), raw)
     return b"".join(parts)
 
 
-def _varint_bytes(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return the number as protobuf writes it."""
     if value < 0x80:
         return bytes([value])
     out = bytearray()

@@ -146,6 +146,31 @@ def test_typed_contents_are_answered_like_raw_bytes(infer: Call, case: WireCase)
     assert infer(request) == raw
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT64", "UINT8", "BOOL"])
+def test_long_typed_contents_are_answered_like_raw_bytes(infer: Call, datatype: str) -> None:
+    array = (np.arange(10_001) % 120).astype(DTYPES[datatype]).reshape(1, -1)
+    request = a_request(datatype, array.shape)
+    getattr(request.inputs[0].contents, CONTENTS[datatype]).extend(array.ravel().tolist())
+    assert list(infer(request).raw_output_contents) == [double(datatype, array).tobytes()]
+
+
+def test_contents_with_fields_of_a_later_protocol_are_read(infer: Call) -> None:
+    request = a_request("FP32", (1, 3))
+    request.inputs[0].contents.MergeFromString(
+        b"\x32\x0c" + np.array([1, 2, 3], np.float32).tobytes() + b"\xfa\x07\x01x"
+    )
+    assert np.frombuffer(infer(request).raw_output_contents[0], np.float32).tolist() == [2, 4, 6]
+
+
+def test_a_value_out_of_range_behind_many_is_refused(infer: Call) -> None:
+    request = a_request("UINT8", (1, 9000))
+    request.inputs[0].contents.uint_contents.extend([1] * 8999 + [256])
+    assert refused(infer, request) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "input 'x': a value is out of range for UINT8",
+    )
+
+
 def test_every_datatype_of_the_protocol_is_in_the_table_of_contents_or_has_none() -> None:
     assert set(DTYPES) - set(CONTENTS) == {"FP16", "BF16"}
 
