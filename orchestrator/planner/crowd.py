@@ -170,5 +170,5 @@ def _scheduler(load: Load) -> Scheduler:
     expected_s = math.fsum(stream.alone_s) / len(stream.alone_s) * stream.beside
     queue = queue_bound(stream.streams, 1, expected_s, slo_latency_s=load.need.latency_s, limit=load.need.queue_limit)
     need = load.need
-    limits = Limits(stream.streams, 1, queue, slo_s=need.latency_s, share=need.share)
+    limits = Limits(stream.streams, 1, queue, share=need.share)
     return Scheduler(limits, service_s=expected_s)

@@ -110,11 +110,11 @@ def pick(lanes: Sequence[Lane]) -> Lane:
 def account(lanes: Sequence[Lane], now: float, rows: int) -> None:
     """Give every class below the highest of `lanes` its share of the rows that start now.
 
-    Credit does not grow beyond one inference: nobody saves it up for a burst.
+    Credit does not grow beyond two inferences: enough to lose none between them, too little to save up for a burst.
     """
     for lane in lanes[1:]:
         wanted = lane.wanted_to > now
-        lane.credit = min(max(lane.credit, float(rows)), lane.credit + SERVICE_LEAST * rows) if wanted else 0.0
+        lane.credit = min(max(lane.credit, 2.0 * rows), lane.credit + SERVICE_LEAST * rows) if wanted else 0.0
 
 
 def _deadline(ticket: Ticket) -> float:

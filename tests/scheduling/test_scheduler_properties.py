@@ -9,11 +9,9 @@ Each property was seen to fail on a bug planted in scheduling/:
 | every request ends in exactly one way | `_drop` does not note the ticket |
 | work conserving | `_take` gives up as soon as something was late |
 | the earliest deadline first, equals in order | `bisect_left` in Lane.push |
-| a class never waits for a lower one | `pick` begins with the lowest |
 | late or cancelled work never starts | `ticket.deadline < now - 1` in _hopeless; no look at the state |
 | bounds hold and return to zero | `_forget` does not give back the bytes |
 | dropped requests do not pile up | no `sweep` in Lane.forget |
-| nobody is refused for what a lower class holds | no `_make_room` |
 """
 
 from __future__ import annotations
