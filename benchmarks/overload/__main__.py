@@ -135,7 +135,7 @@ def compare(run: Run, seed: int) -> dict[str, list[Record]]:
 
 def anything(run: Run, seed: int) -> dict[str, Record]:
     """Return orch's records for every model and SLO, nothing set by hand."""
-    course = replace(run.course, multiples=(1.0, 1.5, 2.0, 5.0), step_s=run.course.step_s - 1, fall_s=3.0)
+    course = replace(run.course, multiples=(1.0, 1.5, 2.0, 5.0), step_s=run.course.step_s - 0.5)
     records = {}
     for model, slo_ms in run.plans:
         key = f"{model}, {slo_ms:g} ms"
@@ -158,7 +158,6 @@ def prepare(work: Path, models: Sequence[str], slos_ms: Sequence[float]) -> tupl
     for number, (model, slo_ms) in enumerate(wanted):
         rate = kept(work / "rates" / f"{model}.json", partial(_in_process, subjects[model], work))["per_s"]
         planned[model, slo_ms] = plans.plan(subjects[model], slo_ms, rate, work / "orch", number)
-        print(f"planned {model} for {slo_ms:g} ms in {planned[model, slo_ms].seconds} s", file=sys.stderr)
     return subjects, planned
 
 
@@ -199,7 +198,7 @@ def main() -> None:
     course = Course(SLO_MS / 1000)
     models, slos_ms, rounds = options.models, options.slos, options.rounds
     if options.quick:
-        course = replace(course, closed_s=2, step_s=2.0, fall_s=2.5)
+        course = replace(course, closed_s=2, step_s=1.5, fall_s=1.5)
         models, slos_ms, rounds = models[:1], slos_ms[:1], 1
     began = time.monotonic()
     subjects, planned = prepare(work, models, slos_ms)

@@ -42,11 +42,11 @@ class Course:
     slo_s: float
     multiples: Sequence[float] = (0.5, 0.8, 1.0, 1.5, 2.0, 5.0)
     """Of its own capacity; the last is followed by the fall."""
-    closed_s: int = 3
+    closed_s: int = 2
     """Whole seconds: wrk and h2load take no others."""
-    step_s: float = 4.0
+    step_s: float = 3.0
     fall: float = 0.5
-    fall_s: float = 5.0
+    fall_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)

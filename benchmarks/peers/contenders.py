@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def _orch(place: Place, _limits: Mapping[str, str]) -> Launch:
     assert place.manifest is not None, "orch is started from a manifest"
     state = place.folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "orchestrator.cli", "run", "--locked", "--state", str(state), str(place.manifest)]
+    command = [sys.executable, "-m", "orchestrator.cli", "run", "--state", str(state), str(place.manifest)]
     return Launch(
         command, {"ORCH_HOME": str(place.manifest.parents[1] / "home"), "PYTHONPATH": str(SERVERS.parents[2])}
     )
@@ -110,11 +111,18 @@ def _pytriton(place: Place, limits: Mapping[str, str]) -> Launch:
     python = str(python_of(place.peers, "pytriton"))
     script = str(SERVERS / "pytriton_server.py")
     command = [python, script, str(place.http), str(place.grpc), str(place.folder)]
-    return Launch(command, _environment(place, limits))
+    return Launch(command, _environment(place, limits) | _activated(python))
 
 
 def _environment(place: Place, limits: Mapping[str, str]) -> dict[str, str]:
     return {"BENCH_MODEL": str(place.subject.path), "PYTHONPATH": str(SERVERS), **limits}
+
+
+def _activated(python: str) -> dict[str, str]:
+    """Return what activating an environment sets, for the Python inside Triton; and where its library is."""
+    folder, library = Path(python).parent, Path(python).resolve().parents[1] / "lib"
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(library)}
+    return {"VIRTUAL_ENV": str(folder.parent), **path}
 
 
 ORCH: Final = Contender("orch", "oip", "oip", _orch)

@@ -12,7 +12,12 @@ from typing import Final
 
 REQUIREMENTS: Final[Mapping[str, Sequence[str]]] = {
     "web": ("openvino", "numpy", "fastapi", "uvicorn", "uvloop", "httptools", "granian"),
-    "mlserver": ("openvino", "numpy<2.4", "mlserver"),
+    "mlserver": (
+        "openvino",
+        "numpy",
+        "mlserver",
+        "uvloop<0.22",
+    ),  # 1.7.1 asks uvloop for a loop that 0.22 makes no more
     "pytriton": ("openvino", "numpy", "nvidia-pytriton"),
 }
 VERSIONS_OF: Final[Mapping[str, str]] = {

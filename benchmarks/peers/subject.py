@@ -71,7 +71,12 @@ def _binary(named: Named, path: Path) -> Request:
 
 def _json(named: Named, path: Path) -> Request:
     inputs = [
-        {"name": name, "shape": array.shape, "datatype": kind, "data": np.round(array, JSON_DIGITS).ravel().tolist()}
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": kind,
+            "data": np.round(array.astype(float), JSON_DIGITS).ravel().tolist(),
+        }
         for name, (kind, array) in named.items()
     ]
     text = json.dumps({"inputs": inputs}, separators=(",", ":"), default=float)
