@@ -221,20 +221,27 @@ def coroutines(path: Path, seconds: float) -> Ran:
         model = deployment["model"]
         inputs = named(model, path)
 
-        async def caller(turns: int) -> None:
-            for _ in range(turns):
+        calls, worst = [0], [0.0]
+
+        async def caller() -> None:
+            while True:
+                before = time.perf_counter()
                 await model.ainfer(inputs)
+                worst[0] = max(worst[0], time.perf_counter() - before)
+                calls[0] += 1
 
-        async def turns(each: int) -> None:
-            await asyncio.gather(*(caller(each) for _ in range(WINDOW)))
+        async def measured() -> Ran:
+            async with asyncio.TaskGroup() as group:
+                callers = [group.create_task(caller()) for _ in range(WINDOW)]
+                await asyncio.sleep(WARM_UP_S)
+                before, meter = calls[0], Meter()
+                await asyncio.sleep(seconds)
+                ran = meter.ran(calls[0] - before, worst[0])
+                for each in callers:
+                    each.cancel()
+            return ran
 
-        with asyncio.Runner() as runner:
-
-            def step() -> int:
-                runner.run(turns(20))
-                return 20 * WINDOW
-
-            return Clocked(seconds)(step)
+        return asyncio.run(measured())
 
 
 CONTENDERS: dict[str, Callable[[Path, float], Ran]] = {
