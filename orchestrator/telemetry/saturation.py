@@ -20,6 +20,7 @@ TERMS = (OFFERED, PLANNED, WAIT_SLO, SERVICE_SLO, WAIT_QUEUE, REFUSING)
 MOST = 10.0  # beyond ten times full more digits say nothing, and JSON has no infinity
 FULL_AT = 1.0
 REFUSED_AT = 0.001
+REFUSING_TENTHS = 3  # of twenty: refusals in fewer are one burst
 SHORTEST_SPAN_S = 1.0  # the first request of a pool's life is not a rate of thousands a second
 RATE_EVIDENCE = 100  # arrivals that give a Poisson rate within 10 % (one standard deviation)
 # Answers that a quantile needs before it is believed: with fewer it is the luck of the largest (exact binomial, 95 %).
@@ -48,6 +49,12 @@ def saturation(
 def refused_share(window: Window) -> float:
     """Return the share of arrivals that were refused or expired in the queue, 0 without arrivals."""
     return min(1.0, (window.rejected + window.expired) / window.arrivals) if window.arrivals else 0.0
+
+
+def refusing_share(snapshot: PoolSnapshot) -> float:
+    """Return the share that is refused again and again in the last second or two, 0 where that was one burst."""
+    again = snapshot.recent.refused_tenths >= REFUSING_TENTHS
+    return refused_share(snapshot.recent) if again else 0.0
 
 
 def refused_allowed(snapshot: PoolSnapshot) -> float:
@@ -88,7 +95,7 @@ def _terms(snapshot: PoolSnapshot, capacity_per_s: float | None, rate_per_s: flo
     if capacity_per_s:  # none at all is an SLO that cannot be held: the terms of the SLO say that better
         terms[PLANNED] = rate_per_s / capacity_per_s
     terms |= _slo_terms(snapshot) if snapshot.slo_latency_s else _queue_terms(snapshot, possible_per_s)
-    refused = refused_share(snapshot.recent)  # a burst leaves it before the figure has held long enough for a state
+    refused = refusing_share(snapshot)
     if refused > refused_allowed(snapshot):
         terms[REFUSING] = FULL_AT + refused
     return terms

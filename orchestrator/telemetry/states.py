@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from orchestrator.telemetry.saturation import FULL_AT, REFUSED_AT, refused_share, service_per_s
+from orchestrator.telemetry.saturation import FULL_AT, REFUSED_AT, refusing_share, service_per_s
 from orchestrator.telemetry.snapshot import PoolSnapshot, Saturation, SaturationState, Yardstick
 
 BUSY_AT = 0.7
@@ -123,7 +123,7 @@ def step(
     signals: dict[Signal, float] = {
         "value": measured.value,
         "evidence": evidence.believed,
-        "refused share": refused_share(snapshot.recent),
+        "refused share": refusing_share(snapshot),
         "refused tenths": float(snapshot.recent.refused_tenths),
     }
     latches = tuple(

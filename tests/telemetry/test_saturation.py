@@ -89,9 +89,14 @@ def test_without_an_slo_the_wait_is_measured_against_a_full_queue() -> None:
 
 
 def test_refusals_count_as_full_whatever_the_load() -> None:
-    full = saturation(a_snapshot(**steady(60, **SOFT, rejected=6, expired=6)))
+    full = saturation(a_snapshot(**steady(60, **SOFT, rejected=6, expired=6, refused_tenths=3)))
     assert full.cause == REFUSING
     assert full.value > 1
+
+
+def test_one_burst_that_was_refused_does_not_make_a_pool_full() -> None:
+    full = saturation(a_snapshot(**steady(60, **SOFT, rejected=6, expired=6, refused_tenths=2)))
+    assert REFUSING not in full.terms
 
 
 def test_an_idle_or_unborn_pool_is_empty() -> None:
