@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from random import Random
 from statistics import mean
 from time import process_time
@@ -12,7 +13,7 @@ from typing import Final
 from benchmarks.planner.bench import START_S, Choice, Cost
 from benchmarks.planner.oracle import Cell
 from benchmarks.planner.table import Entry, Row
-from benchmarks.planner.truth import Candidate, latencies, levels
+from benchmarks.planner.truth import Candidate, Slo, latencies, levels, patience_s
 from orchestrator.errors import OrchError
 from orchestrator.inventory.device import Cores, Device, Host, Inventory
 from orchestrator.inventory.model import Dim, ModelInfo, TensorInfo
@@ -121,6 +122,7 @@ class Machine:
             began += last + asked.gap_s
             number += 1
         result, reason = close(asked.test, state, "the time is over")
+        served = [latency for latency in answers if latency < inf]
         self._take(WORKER_S + min(began, asked.seconds), verified=1, inferences=len(answers))
         return Proof(
             arm=asked.arm.key,
@@ -128,10 +130,10 @@ class Machine:
             arrivals=asked.need.arrivals,
             seed=asked.seed,
             sent=len(answers),
-            answered=len(answers),
-            refused=0,
+            answered=len(served),
+            refused=len(answers) - len(served),
             misses=state.misses,
-            latency_s=tuple(answers[:SAMPLES_MAX]),
+            latency_s=tuple(served[:SAMPLES_MAX]),
             blocks=number,
             host=max(hosts, key=lambda host: host.foreign),
             verdict=result,
@@ -141,7 +143,9 @@ class Machine:
     def _send(self, asked: Verify, candidate: Candidate, number: int) -> tuple[list[float], list[float]]:
         times = arrivals(asked.need.arrivals, asked.rate_per_s, asked.test.block, asked.seed * 1000 + number)
         places = [self._dice.random() for _ in times]
-        return times, latencies(times, levels(candidate), places, candidate.row.arm.batch)
+        slo = Slo(asked.need.latency_s, asked.need.percentile)
+        patience = patience_s(candidate, slo)
+        return times, latencies(times, levels(candidate), places, candidate.row.arm.batch, patience)
 
 
 def plan(cell: Cell, seen: Entry, seed: int) -> Choice:

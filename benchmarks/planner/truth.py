@@ -1,8 +1,8 @@
 """What an arm of the table really carries: the pool simulated over raw samples, independent of the planner's figures.
 
 The pool is the one of scheduling/simulate.py without bounds (tests/benchmarks hold the two equal): first come first
-served, whatever waits when a slot is free goes in one batch. Each inference takes a measured time drawn by how many
-run when it starts; the planner knows less.
+served, whatever waits when a slot is free goes in one batch, and who could not be answered in time is refused. Each
+inference takes a measured time drawn by how many run when it starts; the planner knows less.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from random import Random
 from statistics import mean, stdev
 from typing import Final
@@ -74,20 +74,29 @@ def candidates(entry: Entry) -> list[Candidate]:
 
 
 def latencies(
-    arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float], rows: int
+    arrivals: Sequence[float],
+    services: Sequence[Sequence[float]],
+    places: Sequence[float],
+    rows: int,
+    patience_s: float = inf,
 ) -> list[float]:
     """Return the seconds from arrival to answer of each request.
 
     `services[k]` are the sorted service times of an inference that starts as the (k+1)-th under way, for each slot;
-    `places` (0 to 1) say where among them the n-th inference stands.
+    `places` (0 to 1) say where among them the n-th inference stands. Who would wait for longer than `patience_s` is
+    refused, as the pool refuses whom it cannot answer within the SLO: infinitely late.
     """
     if rows == 1:
-        return _one_by_one(arrivals, services, places)
+        return _one_by_one(arrivals, services, places, patience_s)
     free = [0.0] * len(services)
     answers: list[float] = []
     index, number, count = 0, 0, len(arrivals)
     while index < count:
         start = max(free[0], arrivals[index])
+        if start > arrivals[index] and start - arrivals[index] > patience_s:
+            answers.append(inf)
+            index += 1
+            continue
         end = index + 1
         while end < count and end - index < rows and arrivals[end] < start:
             end += 1
@@ -99,12 +108,17 @@ def latencies(
     return answers
 
 
-def _one_by_one(arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float]) -> list[float]:
+def _one_by_one(
+    arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float], patience_s: float
+) -> list[float]:
     free = [0.0] * len(services)
     answers: list[float] = []
     others = range(1, len(free))
     for arrived, place in zip(arrivals, places, strict=True):
         start = max(arrived, free[0])
+        if start > arrived and start - arrived > patience_s:
+            answers.append(inf)
+            continue
         under_way = 0
         for slot in others:
             under_way += free[slot] > start
@@ -113,6 +127,11 @@ def _one_by_one(arrivals: Sequence[float], services: Sequence[Sequence[float]], 
         heapreplace(free, done)
         answers.append(done - arrived)
     return answers
+
+
+def patience_s(candidate: Candidate, slo: Slo) -> float:
+    """Return the longest wait after which an answer is still expected within the SLO."""
+    return slo.latency_s - quantile(levels(candidate)[-1], slo.percentile / 100)
 
 
 def levels(candidate: Candidate) -> list[list[float]]:
@@ -137,7 +156,8 @@ class Truth:
     def latencies(self, candidate: Candidate, rate_per_s: float, count: int | None = None) -> list[float]:
         """Return the latency of each request at a rate, of the first `count` where that is given."""
         arrivals = scaled(self._gaps[:count], rate_per_s)
-        return latencies(arrivals, levels(candidate), self._places[:count], candidate.row.arm.batch)
+        patience = patience_s(candidate, self.slo)
+        return latencies(arrivals, levels(candidate), self._places[:count], candidate.row.arm.batch, patience)
 
     def holds(self, candidate: Candidate, rate_per_s: float, count: int | None = None) -> bool:
         """Tell whether the SLO holds at a rate."""
