@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,6 +57,8 @@ class Run:
     rounds: int
     subjects: Mapping[str, subject.Subject]
     plans: Mapping[tuple[str, float], plans.Planned]
+    until: float = math.inf
+    """Of time.monotonic: no contender begins later."""
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
@@ -95,7 +99,7 @@ def contend(run: Run, contender: Contender | None, model: str, slo_ms: float, se
     try:
         with Server(contender, place) as server:
             return {"at": at, **measure(server, course, seed, tell)}
-    except RuntimeError as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         tell(f"error: {error}")
         return {"at": at, "error": str(error)[-1000:]}
 
@@ -126,8 +130,10 @@ def compare(run: Run, seed: int) -> dict[str, list[Record]]:
         dice.shuffle(order)
         for contender in order:
             key = contender.key if contender else "bars"
-            print(f"round {number + 1} of {run.rounds}: {key}, {datetime.now(UTC):%H:%M:%S}", file=sys.stderr)
             path = run.work / "records" / f"{number}-{_slug(key)}.json"
+            if late(run, path):
+                continue
+            print(f"round {number + 1} of {run.rounds}: {key}, {datetime.now(UTC):%H:%M:%S}", file=sys.stderr)
             one = partial(contend, run, contender, MODEL, SLO_MS, seed + number, run.course)
             records.setdefault(key, []).append(kept(path, one if contender else partial(bars, run)))
     return records
@@ -139,11 +145,21 @@ def anything(run: Run, seed: int) -> dict[str, Record]:
     records = {}
     for model, slo_ms in run.plans:
         key = f"{model}, {slo_ms:g} ms"
-        print(f"orch: {key}, {datetime.now(UTC):%H:%M:%S}", file=sys.stderr)
         path = run.work / "records" / f"any-{_slug(key)}.json"
+        if late(run, path):
+            continue
+        print(f"orch: {key}, {datetime.now(UTC):%H:%M:%S}", file=sys.stderr)
         mine = replace(course, slo_s=slo_ms / 1000)
         records[key] = kept(path, partial(contend, run, ORCH, model, slo_ms, seed, mine))
     return records
+
+
+def late(run: Run, path: Path) -> bool:
+    """Tell whether the time is over for what is not there yet."""
+    if path.exists() or time.monotonic() <= run.until:
+        return False
+    tell(f"the time is over: {path.stem} is left out")
+    return True
 
 
 def _slug(text: str) -> str:
@@ -188,6 +204,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=install.default_folder(), help="see benchmarks.peers.install")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one round of short steps; orch is repeated once only")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no contender begins after so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="keeps what is measured; a second start goes on there")
     parser.add_argument("--out", type=Path, help="results as JSON")
@@ -202,7 +219,10 @@ def main() -> None:
         models, slos_ms, rounds = models[:1], slos_ms[:1], 1
     began = time.monotonic()
     subjects, planned = prepare(work, models, slos_ms)
-    run = Run(work, options.peers, course, rounds, subjects, planned)
+    run = Run(work, options.peers, course, rounds, subjects, planned, began + 60 * options.minutes)
+    compare(replace(run, rounds=1), options.seed)
+    repeated = anything(run, options.seed)  # between the rounds: what is measured first is there when time is short
+    measured = {"records": compare(run, options.seed), "anything": repeated}
     results = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -210,8 +230,7 @@ def main() -> None:
         "by_hand": by_hand.all_found(),
         "model": MODEL,
         "slo_ms": SLO_MS,
-        "records": compare(run, options.seed),
-        "anything": anything(run, options.seed),
+        **measured,
     }
     print(f"{time.monotonic() - began:.0f} s in all", file=sys.stderr)
     if options.out:

@@ -27,6 +27,8 @@ FOREIGN_MAX: Final = 0.08  # share of the cores' time that others may have taken
 STEAL_MAX: Final = 0.04
 TRIES: Final = 2  # of a step that was disturbed
 BEGIN_S: Final = 0.5  # of a step, that is not counted: queues fill
+QUIET_LOOK_S: Final = 0.4
+QUIET_WAIT_S: Final = 15.0  # that a step waits for neighbours to be quiet before it begins, at most
 LOOK_S: Final = 0.1
 CALM_S: Final = 6.0  # that a server may take to answer a single request in time again, before it is started anew
 CALM_CALLS: Final = 3
@@ -155,6 +157,17 @@ def undisturbed(run: Callable[[int], Step]) -> Step:
     return min(tries, key=lambda one: one.host.foreign + one.host.steal)
 
 
+def quiet(wait_s: float = QUIET_WAIT_S) -> None:
+    """Wait until nobody uses the cores, the server being idle; go on all the same after `wait_s`."""
+    cores = sorted(os.sched_getaffinity(0))
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        before = snapshot(cores, [os.getpid()])
+        time.sleep(QUIET_LOOK_S)
+        if not between(before, snapshot(cores, [os.getpid()])).tainted(FOREIGN_MAX, STEAL_MAX):
+            return
+
+
 def calm(server: Server, slo_s: float) -> None:
     """Wait until the server answers single requests in time; start it anew when it does not."""
     deadline = time.monotonic() + CALM_S
@@ -173,13 +186,15 @@ def calm(server: Server, slo_s: float) -> None:
 
 def measure(server: Server, course: Course, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Return everything of one contender in one round, as JSON."""
+    quiet()
     rate = closed_loop(server, CONNECTIONS, course.closed_s)
     tell(f"capacity {rate.per_s:.0f}/s, {rate.cpu_ms:.2f} ms CPU")
     steps = []
     for number, multiple in enumerate(course.multiples):
-        calm(server, course.slo_s)
 
         def run(again: int, multiple: float = multiple, number: int = number) -> Step:
+            calm(server, course.slo_s)
+            quiet()
             return step(server, course, rate.per_s, multiple, 100 * seed + 10 * number + again)
 
         steps.append(undisturbed(run))

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def contend(run: Run, contender: Contender, model: str, number: int) -> Figures:
                 # wrk and h2load are the harness's children, reaped when the watch looks, so what is foreign is others'
                 tainted = watch.host.tainted(FOREIGN_MAX, STEAL_MAX)
                 figures[str(callers)] = {**asdict(rate), "foreign": watch.host.foreign, "tainted": tainted}
-    except RuntimeError as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return {"error": str(error)[-1000:]}
     return figures
 
