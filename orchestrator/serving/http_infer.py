@@ -16,8 +16,10 @@ from orchestrator.serving.oip import (
     InferHead,
     Layout,
     OutputHead,
+    Place,
     Signature,
     Slot,
+    Store,
     decode_bytes,
     decode_json,
     encode_response,
@@ -43,31 +45,41 @@ class Encoded(NamedTuple):
     extra: str
 
 
+Order = tuple[tuple[int, Place | None], ...]
+"""The outputs that an answer holds, by their number in the model, and where they go instead of its body."""
+
+
 class _Known(NamedTuple):
     layout: Layout  # kept, so that no other can have its identity
     text: bytes
     length: int
+    content_type: str
     extra: str
-    order: tuple[int, ...]
+    order: Order
 
 
 class Answers:
-    """The JSON of the last answers whose tensors were all binary: equal for equal requests as long as shapes are."""
+    """The JSON of the last answers without values in it: equal for equal requests as long as shapes are."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], _Known] = {}
 
-    def find(self, layout: Layout, outputs: Sequence[Array]) -> Encoded | None:
-        """Return the answer where its JSON is known."""
+    def find(self, layout: Layout, outputs: Sequence[Array], store: Store | None) -> Encoded | None:
+        """Return the answer where its JSON is known; `store` takes the outputs that have a place."""
         known = self._known.get((id(layout), *[array.shape for array in outputs]))
         if known is None:
             return None
         chunks: Chunks = [known.text]
-        for index in known.order:
+        for index, place in known.order:
             array = outputs[index]
             # Copied where that costs less than a view of it.
-            chunks.append(array.tobytes() if array.nbytes < POOLED_MIN_BYTES else raw(array))
-        return Encoded(chunks, known.length, OCTETS, known.extra)
+            data = array.tobytes() if array.nbytes < POOLED_MIN_BYTES else raw(array)
+            if place is None:
+                chunks.append(data)
+            else:
+                assert store is not None, "an equal request had places too"
+                store(place, data)
+        return Encoded(chunks, known.length, known.content_type, known.extra)
 
     def keep(
         self, head: InferHead, layout: Layout, signature: Signature, outputs: Sequence[Array], answer: Encoded
@@ -80,21 +92,21 @@ class Answers:
             self._known.clear()
         text = bytes(answer.chunks[0])
         key = (id(layout), *[array.shape for array in outputs])
-        self._known[key] = _Known(layout, text, answer.length, answer.extra, order)
+        self._known[key] = _Known(layout, text, answer.length, answer.content_type, answer.extra, order)
 
 
-def _fixed(head: InferHead, signature: Signature) -> tuple[int, ...] | None:
-    """Return which outputs an answer holds, all binary and of fixed size; None where it may hold something else."""
+def _fixed(head: InferHead, signature: Signature) -> Order | None:
+    """Return which outputs an answer holds, none in its JSON, all of fixed size; None where that is not so."""
     if head.id is not None or any(given.data is not None for given in head.inputs):
         return None  # a request whose head is its own
     positions = {tensor.name: index for index, tensor in enumerate(signature.outputs)}
     order = []
     for output in head.outputs or [OutputHead(tensor.name, None, 0) for tensor in signature.outputs]:
         index = positions[output.name]
-        binary = head.binary_default if output.binary is None else output.binary
-        if not binary or output.classification or output.place or signature.outputs[index].datatype == "BYTES":
+        apart = output.place or (head.binary_default if output.binary is None else output.binary)
+        if not apart or output.classification or signature.outputs[index].datatype == "BYTES":
             return None
-        order.append(index)
+        order.append((index, output.place))
     return tuple(order) or None
 
 
@@ -337,18 +349,18 @@ class InferBody:
 
     def answer(self, outputs: Sequence[Array]) -> Encoded:
         """Return the answer; raise INVALID for outputs without the form that is asked for."""
-        return self._answers.find(self._layout, outputs) or self._encode(outputs)
+        store = None if self._shared is None else self._shared.store
+        return self._answers.find(self._layout, outputs, store) or self._encode(outputs, store)
 
-    def _encode(self, outputs: Sequence[Array]) -> Encoded:
+    def _encode(self, outputs: Sequence[Array], store: Store | None) -> Encoded:
         head = self._head
         signature = self.admission.served.signature
-        store = None if self._shared is None else self._shared.store
         chunks, json_length = encode_response(
             signature, head.id, outputs, head.outputs, head.binary_default, store=store, encoded=self._encoded
         )
         length = sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
-        if json_length is None:
-            return Encoded(chunks, length, JSON, "")
-        answer = Encoded(chunks, length, OCTETS, f"Inference-Header-Content-Length: {json_length}\r\n")
+        answer = Encoded(chunks, length, JSON, "")
+        if json_length is not None:
+            answer = Encoded(chunks, length, OCTETS, f"Inference-Header-Content-Length: {json_length}\r\n")
         self._answers.keep(head, self._layout, signature, outputs, answer)
         return answer
