@@ -57,14 +57,16 @@ def queue_loop(path: Path, properties: dict[str, str], seconds: float) -> tuple[
     return run(seconds)
 
 
-def pool_loop(path: Path, properties: dict[str, str], seconds: float, callers: int) -> tuple[int, float, float]:
+def pool_loop(
+    path: Path, properties: dict[str, str], seconds: float, callers: int, frames: int
+) -> tuple[int, float, float]:
     """Drive orch's pool with `callers` requests always under way; return inferences, seconds, CPU seconds."""
     compiled = OpenVinoBackend(()).compile(CompileRequest(str(path), "CPU", properties))
     requests = compiled.actual().optimal_requests
     checked = check(compiled, path.stem)
     pool = Pool(path.stem, compiled, PoolSettings(30.0, 1000, 2**30), requests=requests, service_s=checked.service_s)
     pool.start()
-    inputs = made_up(path)
+    inputs = [tuple(array.copy() for array in made_up(path)) for _ in range(frames)]
     ended, open_requests, stopping = 0, callers, False
     idle = threading.Event()
     lock = threading.Lock()
@@ -78,10 +80,10 @@ def pool_loop(path: Path, properties: dict[str, str], seconds: float, callers: i
                 if open_requests == 0:
                     idle.set()
                 return
-        pool.submit(pool.admit(), inputs, done)
+        pool.submit(pool.admit(), inputs[ended % frames], done)
 
-    for _ in range(callers):
-        pool.submit(pool.admit(), inputs, done)
+    for caller in range(callers):
+        pool.submit(pool.admit(), inputs[caller % frames], done)
     time.sleep(WARM_UP_S)
     before, began, cpu = ended, time.perf_counter(), time.process_time()
     time.sleep(seconds)
@@ -100,11 +102,14 @@ def main() -> None:
     parser.add_argument("--properties", type=json.loads, default={})
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=1, help="different inputs that the pool's callers go through")
     options = parser.parse_args()
     if options.loop == "queue":
         count, seconds, cpu = queue_loop(options.model, options.properties, options.seconds)
     else:
-        count, seconds, cpu = pool_loop(options.model, options.properties, options.seconds, options.callers)
+        count, seconds, cpu = pool_loop(
+            options.model, options.properties, options.seconds, options.callers, options.frames
+        )
     print(json.dumps({"per_s": count / seconds, "cpu_ms": 1000 * cpu / count}))
 
 

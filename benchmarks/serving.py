@@ -154,7 +154,7 @@ def benchmark_app(setup: Setup) -> Result:
     return {"per_s": float(_found(r"Throughput:\s+([0-9.]+)", text)), "cpu_ms": float("nan")}
 
 
-def in_process(setup: Setup, loop: str, properties: dict[str, str]) -> Result:
+def in_process(setup: Setup, loop: str, properties: dict[str, str], *more: str) -> Result:
     """Return rate and CPU time of a closed loop in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.inprocess", loop, "--model", str(setup.path)]
     options = [
@@ -165,7 +165,7 @@ def in_process(setup: Setup, loop: str, properties: dict[str, str]) -> Result:
         "--callers",
         str(setup.connections),
     ]
-    result: Result = json.loads(_run([*command, *options]).strip().splitlines()[-1])
+    result: Result = json.loads(_run([*command, *options, *more]).strip().splitlines()[-1])
     return result
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks.shared_memory --model mobilenet_v2 --rounds 5
 
 Needs `wrk` and `h2load`, as benchmarks.serving does. Eight callers go through eight frames in shared memory, as a few
-cameras would; the outputs are written there too. CPU is the server's; what a client saves comes on top.
+cameras would; the outputs are written there too. The pool's callers go through as many frames of their own. CPU is the
+server's; what a client saves comes on top.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def compare(setup: Setup, frames: Frames, rounds: int, seed: int) -> dict[str, l
     state = setup.folder / "state"
     state.mkdir()
     contenders: list[tuple[str, Callable[[], Result]]] = [
-        (POOL, lambda: serving.in_process(setup, "pool", setup.properties)),
+        (POOL, lambda: serving.in_process(setup, "pool", setup.properties, "--frames", str(FRAMES))),
         ("HTTP, tensors in the body", lambda: measure(setup, serving.wrk, None, state)),
         ("HTTP, shared memory", lambda: measure(shared, serving.wrk, frames, state)),
         ("gRPC, tensors in the message", lambda: measure(setup, serving.h2load, None, state)),
