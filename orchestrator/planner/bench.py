@@ -33,7 +33,7 @@ BEYOND = (1.5, 2.0)  # times the capacity
 BEYOND_S = 3.0
 BELOW = (0.75, 0.5)  # of the capacity: what the curve looks like there
 BELOW_S = 2.0
-OVERHEAD_S = 1.0  # of a try: connections, gaps, settling, counters
+OVERHEAD_S = 1.0  # of a try at most: connections, gaps, settling, counters
 CLIMB = 2.0
 CLIMB_NEAR = 1.2  # where the plan's figure is near
 LOAD_LEAST = 0.02  # of what one caller gets answered; below it nothing will hold
@@ -82,7 +82,7 @@ class Ask:
     seconds: float
     """Of load at most, gaps not counted."""
     block_s: float
-    """Length of a block; an idle gap separates blocks."""
+    """Length of a block; an idle gap separates blocks. All of `seconds` is a run without gaps."""
     test: Test | None
     """Ends the try when it decides; None runs it to its end."""
     seed: int
@@ -180,7 +180,7 @@ def next_ask(question: BenchQuestion, tried: Sequence[Tried], elapsed_s: float) 
         return Ask("floor", 1, True, FLOOR_S, FLOOR_S, None, seed, FLOOR_REQUESTS)
     if question.fixed is not None:
         return _fixed(question, question.fixed, seed) if len(tried) == 1 else None
-    left_s = question.budget_s - elapsed_s - OVERHEAD_S
+    left_s = question.budget_s - elapsed_s - _overhead_s(question)
     if question.latency_s is None:
         return _curve(question, tried, left_s, seed)
     if out_of_reach(question, tried[0]):
@@ -291,7 +291,8 @@ def _search(question: BenchQuestion, tried: Sequence[Tried], left_s: float, seed
     seconds = min(most_s, PATIENCE * clean)
     assert question.latency_s is not None, "without an SLO there is no search"
     block = max(clean / BLOCKS, BLOCK_LATENCIES * question.latency_s)
-    return Ask("search", load, question.closed, seconds, min(block, seconds / BLOCKS), test, seed)
+    # Where there is no time for blocks so long, a run without gaps lets a queue grow longest.
+    return Ask("search", load, question.closed, seconds, block if BLOCKS * block <= seconds else seconds, test, seed)
 
 
 def _per_s(question: BenchQuestion, tried: Sequence[Tried], load: float) -> float:
@@ -382,7 +383,11 @@ def _beyond_s(question: BenchQuestion) -> float:
 
 
 def _reserve_s(question: BenchQuestion) -> float:
-    return len(BEYOND) * (_beyond_s(question) + OVERHEAD_S)
+    return len(BEYOND) * (_beyond_s(question) + _overhead_s(question))
+
+
+def _overhead_s(question: BenchQuestion) -> float:
+    return min(OVERHEAD_S, question.budget_s / 60)
 
 
 def _around(question: BenchQuestion, tried: Sequence[Tried], left_s: float, seed: int) -> Ask | None:

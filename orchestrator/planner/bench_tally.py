@@ -144,9 +144,11 @@ class Tally:
         return False
 
 
-def part(due_s: float, seconds: float) -> int:
-    """Return which part of a run without gaps an instant is in."""
-    return min(PARTS - 1, int(PARTS * due_s / seconds))
+def part(ask: Ask, number: int, due_s: float) -> int:
+    """Return the block of an instant of the block `number`; a run without gaps counts as several, one after another."""
+    if ask.block_s < ask.seconds:
+        return number
+    return min(PARTS - 1, int(PARTS * due_s / ask.seconds))
 
 
 def _at(latencies: Sequence[float], percentile: float) -> float | None:

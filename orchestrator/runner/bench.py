@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,10 +49,11 @@ Tell = Callable[[Ask, Tally], None]
 
 def tries(question: BenchQuestion, served: Served, tell: Tell) -> Iterator[Tried]:
     """Yield each try as it ends, until the search has found what the budget affords; raise OrchError FAILED."""
-    began = time.monotonic()
     done: list[Tried] = []
     with LoadGenerator() as generator:
         run = _Run(question, served, tell, generator)
+        run.settle(math.inf)  # its process has started, and the server is warm
+        began = time.monotonic()
         while (ask := next_ask(question, done, time.monotonic() - began)) is not None:
             if ask.closed and ask.load > CALLERS_MAX:
                 return
@@ -95,7 +98,7 @@ class _Run:
                 # One that its test, or a number of requests, ended was as long as its schedule until then.
                 early = stopped or ask.requests_max is not None
                 return _Block(said, min(seconds, last_due_s) if early else seconds)
-            _note(tally, said, number, since_s, seconds)
+            _note(tally, said, number, since_s)
             last_due_s = said[-1].due_s
             self.tell(ask, tally)
             # What holds must hold to the end of its block: a queue that grows shows there.
@@ -164,13 +167,10 @@ def _over(ask: Ask, tally: Tally, blocks: Sequence[_Block]) -> bool:
     return tally.verdict() is not None
 
 
-def _note(tally: Tally, outcomes: Sequence[Outcome], number: int, since_s: float, seconds: float) -> None:
-    """Note what was told; a run without a test is judged by its parts in time."""
-    if tally.ask.test is not None:
-        tally.note(outcomes, number, since_s)
-        return
-    for outcome in outcomes:
-        tally.note([outcome], part(outcome.due_s, seconds), since_s)
+def _note(tally: Tally, outcomes: Sequence[Outcome], number: int, since_s: float) -> None:
+    """Note what was told, those of one block together."""
+    for block, told in itertools.groupby(outcomes, lambda outcome: part(tally.ask, number, outcome.due_s)):
+        tally.note(list(told), block, since_s)
 
 
 def _use(reports: Sequence[LoadReport]) -> GeneratorUse:

@@ -96,7 +96,7 @@ def _block(
         outcomes = server.open([at for at in due if at < seconds])
     for at in range(0, len(outcomes), TOLD):
         told = outcomes[at : at + TOLD]
-        tally.note(told, number if ask.test is not None else part(told[0][0], seconds), since_s)
+        tally.note(told, part(ask, number, told[0][0]), since_s)
         if ask.test is not None and tally.verdict() == "rejected":
             return told[-1][0]
     return outcomes[-1][0] if ask.requests_max is not None and outcomes else seconds

@@ -41,12 +41,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_capacity_of_a_device_with_a_known_service_time_is_bracketed(server: str, home: Home) -> None:
     page = home.folder / "out.html"
-    asked = ["--latency", "200ms", "--percentile", "90", "--arrivals", "constant", "--budget", "10s"]
+    asked = ["--latency", "200ms", "--percentile", "90", "--arrivals", "constant", "--budget", "12s"]
     ran = home.orch("bench", "slow", "--url", server, *asked, "--report", str(page), "-o", "json", check=False)
     found = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stderr
     # What held is no more than the device can do, and what missed no less: the same on any machine that keeps up.
-    assert 0 < found["capacity"]["per_s"] <= 1.1 * MOST_PER_S
+    assert 0 < found["capacity"]["per_s"] <= 1.2 * MOST_PER_S
     missed = [each["rate_per_s"] for each in found["tries"] if each["held"] is False]
     assert missed
     assert max(missed) >= MOST_PER_S
@@ -92,7 +92,7 @@ def test_a_deployment_is_benched_by_its_manifest_and_compared_with_its_plan(home
     (home.folder / "token").write_text("secret\n")
     manifest.write_text(manifest.read_text().replace("grpc: ", "token_file: token, grpc: "))
     home.orch("apply", manifest.name)
-    ran = home.orch("bench", "demo", "--budget", "4s", "-o", "json", check=False)
+    ran = home.orch("bench", "demo", "--budget", "6s", "-o", "json", check=False)
     found = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stderr
     assert (found["deployment"], found["model"], found["arrivals"]) == ("demo", "digits", "constant")
