@@ -39,10 +39,11 @@ from orchestrator.serving.http_head import (
 )
 from orchestrator.serving.http_infer import Answers, InferBody
 from orchestrator.serving.http_outflow import Outflow
-from orchestrator.serving.http_routes import JSON, Answer, Metrics, answer, error_answer, whole
+from orchestrator.serving.http_routes import JSON, Answer, answer, error_answer, whole
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas, client
 from orchestrator.serving.request_log import Caller, Ended, RequestLog
+from orchestrator.serving.scrapes import Page, Scrapes
 from orchestrator.serving.tensors import TensorPool
 from orchestrator.serving.turns import Turns
 
@@ -61,7 +62,7 @@ class Shared:
     """What all connections of a server use."""
 
     plane: DataPlane
-    metrics: Metrics
+    scrapes: Scrapes
     version: str
     limits: HttpLimits
     token: Callable[[], str | None]
@@ -462,9 +463,28 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_plain(self, body: bytearray, *, close: bool) -> None:
         head = self._head
-        reply = answer(head, body, self._shared.plane, self._shared.metrics, self._shared.version)
+        if head.parts == ("metrics",) and head.method in ("GET", "HEAD"):
+            self._phase = Phase.BUSY
+            self._shared.scrapes.ask(head.accept, lambda page: self._scraped(page, close=close))
+            return
+        self._send_route(answer(head, body, self._shared.plane, self._shared.version), close=close)
+
+    def _send_route(self, reply: Answer, *, close: bool) -> None:
+        head = self._head
         reply = replace(reply, extra=reply.extra + head.echo) if head.echo else reply
         self._send(reply, close=close, head_only=head.method == "HEAD")
+
+    def _scraped(self, page: Page | BaseException, *, close: bool) -> None:
+        if self._closing:
+            return  # the client went away
+        self._phase = Phase.HEAD
+        try:
+            if isinstance(page, BaseException):
+                raise page
+            self._send_route(Answer(200, *page), close=close)
+        except Exception as error:  # noqa: BLE001 - the one boundary of this connection
+            self._give_up(error)
+        self._go_on()
 
     def _give_up(self, error: Exception) -> None:
         """Answer what cannot be gone on from, and close."""

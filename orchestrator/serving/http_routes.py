@@ -1,8 +1,7 @@
-"""The HTTP routes that carry no tensors: health, metadata, configuration, statistics, repository, metrics."""
+"""The HTTP routes that carry no tensors: health, metadata, configuration, statistics, repository."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -35,10 +34,6 @@ class Answer:
     extra: str = ""
 
 
-Metrics = Callable[[str], tuple[bytes, str]]
-"""Takes the Accept header, returns page and content type."""
-
-
 def error_answer(error: OrchError, **extra: object) -> Answer:
     """Return the answer for an error, by the one table of HTTP statuses."""
     headers = _CHALLENGE if error.kind is Kind.UNAUTHORIZED else retry_headers(error)
@@ -51,15 +46,15 @@ def whole(reply: Answer, *, close: bool, head_only: bool = False) -> bytes:
     return head if head_only else head + reply.body
 
 
-def answer(head: Head, body: bytes | bytearray, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
+def answer(head: Head, body: bytes | bytearray, plane: DataPlane, version: str) -> Answer:
     """Answer a request that is no inference; `body` is cut where it is longer than any that means something."""
     try:
-        return _route(head, body, plane, metrics, version)
+        return _route(head, body, plane, version)
     except OrchError as error:
         return error_answer(error)
 
 
-def _route(head: Head, body: bytes | bytearray, plane: DataPlane, metrics: Metrics, version: str) -> Answer:
+def _route(head: Head, body: bytes | bytearray, plane: DataPlane, version: str) -> Answer:
     match head.parts:
         case ("v2",):
             return _get(head) or _json(server_metadata(version, shared_memory=plane.regions.offered))
@@ -68,7 +63,7 @@ def _route(head: Head, body: bytes | bytearray, plane: DataPlane, metrics: Metri
         case ("v2", "health", "ready"):
             return _get(head) or _truth(plane.ready())
         case ("metrics",):
-            return _get(head) or Answer(200, *metrics(head.accept))
+            return _get(head) or error_answer(OrchError(Kind.INTERNAL, "the metrics lost their way"))
         case ("v2", "repository", "index"):
             return _only(head, "POST") or _json(only_ready(plane.index(), ready=_asks_for_ready(body)))
         case ("v2", "repository", "models", name, "load" | "unload" as action):

@@ -14,10 +14,10 @@ from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, Shar
 from orchestrator.serving.http_gate import HttpLimits, check
 from orchestrator.serving.http_head import HeadParser
 from orchestrator.serving.http_infer import Answers
-from orchestrator.serving.http_routes import Metrics
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
+from orchestrator.serving.scrapes import Metrics, Scrapes
 from orchestrator.serving.tensors import TensorPool
 from orchestrator.serving.turns import Turns
 
@@ -65,7 +65,7 @@ class HttpServer:
     ) -> None:
         self._shared = Shared(
             plane=plane,
-            metrics=metrics,
+            scrapes=Scrapes(metrics),
             version=version,
             limits=limits or HttpLimits(),
             token=token,

@@ -48,6 +48,8 @@ DRAIN_TIMEOUT_S = 30.0
 # Long enough that ordinary objects never wait for it, short enough that a slow leak of cycles is found.
 GC_THRESHOLDS = (50_000, 20, 50)
 
+# How long the event loop waits for Python's lock while another thread computes: metrics, a look at the host, a change.
+SWITCH_INTERVAL_S = 0.0005
 FILES_KEPT = 200 + REGIONS_MAX  # model files, engine, gRPC, control socket; shared memory
 PROGRESS_TIMEOUT_S = 5.0  # for a caller to take a line of progress; then it is told no more
 log = logging.getLogger("orch.worker")
@@ -69,6 +71,7 @@ class Start:
 def run(start: Start, backend: Backend) -> int:
     """Serve until asked to stop; return the exit code: 0, or 1 when the plan cannot be run (see failure.json)."""
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     allow_many_files()
     process = WorkerProcess(start, backend)
     code = _run(process, start.state)

@@ -526,6 +526,7 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_is_cut(
     with serving(loop, {"double": quick.served}, limits=LIMITS, clock=clock, metrics=metrics) as running:
         with running.connect(receive_bytes=4096) as wire:
             wire.send(get("/metrics") * 1000)
+            running.until(lambda: any(each._writing_paused for each in running.http._shared.connections))
             assert is_well(running)
             assert len(pages) < 100
             later(running, clock, 1)
