@@ -225,11 +225,10 @@ class Scheduler:
         full_s = self.full_s
         if full_s is None:
             return RETRY_UNKNOWN_S
-        rows = sum(lane.rows for lane in self._lanes)
-        left = len(self._running) * full_s
-        if now is not None:
-            left = sum(abs(batch.expected - now) for batch in self._running)
-        drain = (left + rows / self.limits.rows * full_s) / self.limits.slots
+        rows = sum([lane.rows for lane in self._lanes]) if self._mixed else self._own.rows
+        drain = (len(self._running) + rows / self.limits.rows) * full_s / self.limits.slots
+        if now is not None and self._running:
+            drain += max(0.0, now - self._running[0].expected)  # a device that hangs
         return min(RETRY_MAX_S, max(RETRY_MIN_S, full_s, drain))
 
     def queue(self, ticket: Ticket, now: float, rows: int = 1) -> bool:
@@ -371,9 +370,10 @@ class Scheduler:
         """Free the slot of a batch that has ended; `good` ones teach the service time."""
         assert batch.tickets[0].state is State.RUNNING, "a batch was finished twice"
         self._running.remove(batch)
+        judged = good and self.limits.slo_s < inf
         for ticket in batch.tickets:
             ticket.state = State.DONE
-            if good and ticket.promised > ticket.arrived:
+            if judged and ticket.promised > ticket.arrived:
                 self._judge(ticket, now)
         if good:
             self.pace.learn(batch.rows, now - batch.started, self.limits.share)

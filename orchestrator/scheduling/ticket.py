@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Priority(enum.IntEnum):
@@ -74,8 +74,7 @@ class Limits:
         assert not self.sizes or self.sizes[-1] == self.rows, self
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A request that was not admitted, and when it may be worth trying again (seconds from now)."""
 
     cause: Cause
