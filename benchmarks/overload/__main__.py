@@ -37,7 +37,7 @@ from benchmarks.overload.measure import CONNECTIONS, Course, measure
 from benchmarks.peers import install, subject
 from benchmarks.peers.closed import check_programs
 from benchmarks.peers.contenders import AS_INSTALLED, ORCH, ORCH_GRPC, Contender, Place
-from benchmarks.peers.process import Server
+from benchmarks.peers.process import Server, end_in_order
 
 MODEL, SLO_MS = "mobilenet_v2", 60.0
 MODELS: Final = ("mobilenet_v2", "resnet50", "bert_small")
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results as JSON")
     options = parser.parse_args()
     check_programs()
+    end_in_order()
     work = options.work or Path(tempfile.mkdtemp(prefix="orch-overload-"))
     work.mkdir(parents=True, exist_ok=True)
     course = Course(SLO_MS / 1000)

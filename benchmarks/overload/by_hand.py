@@ -19,7 +19,7 @@ from benchmarks.overload.measure import Course, measure
 from benchmarks.peers import install, subject
 from benchmarks.peers.closed import check_programs
 from benchmarks.peers.contenders import AS_INSTALLED, Contender, Place
-from benchmarks.peers.process import Server
+from benchmarks.peers.process import Server, end_in_order
 
 FOUND: Final = Path(__file__).parents[1] / "peers" / "by_hand.json"
 MODEL, SLO_S = "mobilenet_v2", 0.06
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     options = parser.parse_args()
     check_programs()
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="orch-by-hand-") as folder:
         one = subject.save(MODEL, Path(folder))
         for peer in AS_INSTALLED:

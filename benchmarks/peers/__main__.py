@@ -30,7 +30,7 @@ from benchmarks.overload.plans import Planned, plan
 from benchmarks.peers import install, subject
 from benchmarks.peers.closed import check_programs, closed_loop
 from benchmarks.peers.contenders import AS_INSTALLED, ORCH, ORCH_GRPC, PEERS_GRPC, Contender, Place
-from benchmarks.peers.process import Server
+from benchmarks.peers.process import Server, end_in_order
 
 CALLERS: Final[Mapping[str, Sequence[int]]] = {"mobilenet_v2": (8,), "tiny_mlp": (1, 64)}
 SLO_MS: Final = 60.0
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results as JSON")
     options = parser.parse_args()
     check_programs()
+    end_in_order()
     work = options.work or Path(tempfile.mkdtemp(prefix="orch-peers-"))
     subjects, plans = {}, {}
     for number, model in enumerate(CALLERS):
