@@ -15,6 +15,7 @@ SERVICE_SLO = "inference time against the SLO"
 WAIT_QUEUE = "queue wait against the queue limit"
 REFUSING = "refusing requests"
 IDLE = "idle"
+OF_ARRIVALS = frozenset({OFFERED, PLANNED})
 TERMS = (OFFERED, PLANNED, WAIT_SLO, SERVICE_SLO, WAIT_QUEUE, REFUSING)
 
 MOST = 10.0  # beyond ten times full more digits say nothing, and JSON has no infinity
@@ -64,9 +65,13 @@ def refused_allowed(snapshot: PoolSnapshot) -> float:
 
 def arrivals_per_s(snapshot: PoolSnapshot) -> float:
     """Return the arrival rate over the last second or two if they hold enough arrivals, else over ten seconds."""
-    enough = snapshot.recent.arrivals >= RATE_EVIDENCE
-    window = snapshot.recent if enough else snapshot.window
+    window = arrivals_window(snapshot)
     return window.arrivals / max(SHORTEST_SPAN_S, window.seconds)
+
+
+def arrivals_window(snapshot: PoolSnapshot) -> Window:
+    """Return the window over which the arrival rate is taken."""
+    return snapshot.recent if snapshot.recent.arrivals >= RATE_EVIDENCE else snapshot.window
 
 
 def service_per_s(snapshot: PoolSnapshot) -> float | None:

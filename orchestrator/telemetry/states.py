@@ -11,10 +11,19 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from orchestrator.telemetry.saturation import FULL_AT, REFUSED_AT, refusing_share, service_per_s
+from orchestrator.telemetry.saturation import (
+    FULL_AT,
+    OF_ARRIVALS,
+    REFUSED_AT,
+    arrivals_window,
+    refusing_share,
+    service_per_s,
+)
 from orchestrator.telemetry.snapshot import PoolSnapshot, Saturation, SaturationState, Yardstick
 
 BUSY_AT = 0.7
+SIGMAS = 3.0  # by which a full pool's arrivals must be above those of one that is hardly busy
+CHANCE_MAX = 0.99
 LEAVE_AT = 0.8  # of the level at which a state is entered
 
 # Page's cumulative sum of the likelihood of arrivals at HIGH over that at LOW times the capacity. Its drift changes
@@ -121,7 +130,7 @@ def step(
     """
     evidence = gathered(memory.evidence, _arrivals(snapshot), capacity_now(snapshot, yardstick), now)
     signals: dict[Signal, float] = {
-        "value": measured.value,
+        "value": _believed(measured, snapshot, evidence.spread),
         "evidence": evidence.believed,
         "refused share": refusing_share(snapshot),
         "refused tenths": float(snapshot.recent.refused_tenths),
@@ -131,6 +140,15 @@ def step(
     )
     on = [level.state for level, latch in zip(LEVELS, latches, strict=True) if latch.on]
     return StateMemory(on[-1] if on else "OK", latches, evidence)
+
+
+def _believed(measured: Saturation, snapshot: PoolSnapshot, spread: float) -> float:
+    """Return the figure, kept below full where it rests on arrivals so few, or so uneven, that it may be chance."""
+    arrivals = max((value for name, value in measured.terms.items() if name in OF_ARRIVALS), default=0.0)
+    others = max((value for name, value in measured.terms.items() if name not in OF_ARRIVALS), default=0.0)
+    error = SIGMAS * math.sqrt(max(SPREAD_MIN, spread) / max(1, arrivals_window(snapshot).arrivals))
+    chance = arrivals * (1 - error) < BUSY_AT
+    return max(others, min(arrivals, CHANCE_MAX) if chance else arrivals)
 
 
 def capacity_now(snapshot: PoolSnapshot, yardstick: Yardstick) -> float | None:

@@ -57,6 +57,13 @@ def test_refusals_in_most_tenths_of_two_seconds_are_an_overload_at_once() -> Non
     assert set(states(seconds(0, 20, fewer))) == {"OK"}
 
 
+def test_few_or_uneven_arrivals_above_the_capacity_are_chance_until_there_is_evidence() -> None:
+    few = a_snapshot(service_s=0.3, **steady(8, **SOFT))  # 120 % of 6.7/s, by eighty requests
+    assert set(states(seconds(0, 10, few))) == {"OK", "BUSY"}
+    many = a_snapshot(service_s=0.003, **steady(800, **SOFT))
+    assert states(seconds(0, 10, many))[-1] == "SATURATED"
+
+
 def test_a_load_around_the_threshold_does_not_flap() -> None:
     loads = [a_snapshot(**steady(rate, **SOFT)) for rate in (150, 130)] * 30  # 75 %, 65 %: around 70 %, above 56 %
     seen = states(seconds(0, 6, LIVELY) + [(6.0 + index, load) for index, load in enumerate(loads)])
