@@ -182,6 +182,13 @@ def _in_process(one: subject.Subject, work: Path) -> serving.Result:
     return serving.in_process(setup, "queue", {"PERFORMANCE_HINT": "THROUGHPUT"})
 
 
+def without_places(text: str, work: Path, peers: Path) -> str:
+    """Return the results without the folders of the machine that they were measured on."""
+    for place, name in ((work, "WORK"), (peers, "PEERS"), (Path(__file__).parents[2], "REPOSITORY")):
+        text = text.replace(str(place), name)
+    return text
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -235,7 +242,7 @@ def main() -> None:
     }
     print(f"{time.monotonic() - began:.0f} s in all", file=sys.stderr)
     if options.out:
-        options.out.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+        options.out.write_text(without_places(json.dumps(results, separators=(",", ":")), work, options.peers) + "\n")
     print(tables.markdown(results))
 
 

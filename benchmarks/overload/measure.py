@@ -69,6 +69,8 @@ class Step:
     recovery_s: float | None = None
     """Of the last step: from the fall of the load until well; None: not seen, see `fall_seen_s`."""
     fall_seen_s: float | None = None
+    orch: dict[str, Any] | None = None
+    """What orch said of its pool right after."""
 
 
 class Watch:
@@ -144,6 +146,7 @@ def step(server: Server, course: Course, capacity_per_s: float, multiple: float,
         bottleneck="the server was ended before it filled the machine's memory" if watch.ended else told.bottleneck,
         recovery_s=well,
         fall_seen_s=course.fall_s if last else None,
+        orch=of_orch(server),
     )
 
 
@@ -199,7 +202,7 @@ def measure(server: Server, course: Course, seed: int, tell: Callable[[str], Non
 
         steps.append(undisturbed(run))
         tell(line(steps[-1], rate))
-    return {"capacity": asdict(rate), "steps": [asdict_step(one) for one in steps], **of_orch(server)}
+    return {"capacity": asdict(rate), "steps": [asdict_step(one) for one in steps]}
 
 
 def asdict_step(one: Step) -> dict[str, Any]:
@@ -221,10 +224,17 @@ def line(one: Step, rate: Rate) -> str:
     )
 
 
-def of_orch(server: Server) -> dict[str, Any]:
-    """Return what orch says of itself at the end; nothing of the others."""
+def of_orch(server: Server) -> dict[str, Any] | None:
+    """Return what orch says of its pool; nothing of the others."""
     control = server.place.folder / "state" / "control.sock"
+    if not control.exists():
+        return None
     with contextlib.suppress(Exception):
-        if control.exists():
-            return {"status": admin.call(control, "status", timeout_s=5.0)}
-    return {}
+        (model,) = admin.call(control, "status", timeout_s=5.0)["models"]
+        observed = model["observed"]
+        told = ("service_ms", "wait_ms", "latency_ms", "busy", "rate_per_s", "goodput_per_s")
+        counted = {name: value for name, value in observed.items() if name.endswith("_total")}
+        plan = {name: model["plan"].get(name) for name in ("streams", "batch", "requests", "queue_limit")}
+        saturation = {name: model["saturation"][name] for name in ("value", "state", "cause")}
+        return {**plan, **{name: observed[name] for name in told}, **counted, **saturation}
+    return None

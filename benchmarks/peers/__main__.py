@@ -24,7 +24,7 @@ from typing import Any, Final
 os.environ.setdefault("CI", "true")  # before openvino is imported: its telemetry stays off
 
 from benchmarks import serving
-from benchmarks.overload.__main__ import kept, machine
+from benchmarks.overload.__main__ import kept, machine, without_places
 from benchmarks.overload.measure import FOREIGN_MAX, STEAL_MAX, Watch
 from benchmarks.overload.plans import Planned, plan
 from benchmarks.peers import install, subject
@@ -162,7 +162,7 @@ def main() -> None:
         "figures": compare(run, 1 if options.quick else options.rounds, options.seed),
     }
     if options.out:
-        options.out.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+        options.out.write_text(without_places(json.dumps(results, separators=(",", ":")), work, options.peers) + "\n")
     print(markdown(results))
 
 
