@@ -87,11 +87,6 @@ class Scheduler:
         return not (self._running or self._queued or self._receiving)
 
     @property
-    def can_start(self) -> bool:
-        """Tell whether something waits and a slot is free."""
-        return self._queued > 0 and len(self._running) < self.limits.slots
-
-    @property
     def dropped(self) -> bool:
         """Tell whether tickets were dropped that neither `next_batch` nor `expire` has returned yet."""
         return bool(self._dropped)
@@ -267,6 +262,8 @@ class Scheduler:
             return None, dropped
         if self._mixed:
             self._account(now, tickets, rows)
+        if self.limits.slo_s < inf:
+            self._compare(tickets, now)
         pace = self.pace
         batch = Batch(tickets, rows, now, now + (pace.full_s if rows == self.limits.rows else pace.seconds(rows)))
         self._running.append(batch)
@@ -294,7 +291,14 @@ class Scheduler:
                     break  # held back
             elif rows + ticket.rows > most:
                 break
-            self._start(ticket, lane, now)
+            lane.queue.popleft()
+            self._queued -= 1
+            lane.queued -= 1
+            lane.waiting -= 1
+            lane.rows -= ticket.rows
+            self._held_bytes -= ticket.nbytes
+            ticket.state = State.RUNNING
+            ticket.started = now
             tickets.append(ticket)
             rows += ticket.rows
             if rows >= most:
@@ -330,18 +334,12 @@ class Scheduler:
         slack_s = min(oldest.deadline, oldest.arrived + limits.slo_s) - now
         return max(oldest.rows, rows_to_take(limits, self.pace, queued, slack_s))
 
-    def _start(self, ticket: Ticket, lane: Lane, now: float) -> None:
-        lane.queue.popleft()
-        self._queued -= 1
-        lane.queued -= 1
-        lane.waiting -= 1
-        lane.rows -= ticket.rows
-        self._held_bytes -= ticket.nbytes
-        ticket.state = State.RUNNING
-        ticket.started = now
-        beyond_s = now - max(ticket.ready, ticket.promised)
-        if beyond_s < self._backstop.least_s:
-            self._backstop.least_s = beyond_s
+    def _compare(self, tickets: list[Ticket], now: float) -> None:
+        """Note how far behind its promise the batch starts."""
+        for ticket in tickets:
+            beyond_s = now - max(ticket.promised, ticket.ready)
+            if beyond_s < self._backstop.least_s:
+                self._backstop.least_s = beyond_s
 
     def _account(self, now: float, tickets: list[Ticket], rows: int) -> None:
         account(self._lanes[self.limits.priority :], now, rows)

@@ -108,6 +108,7 @@ class Run:
         self._running: list[tuple[float, int, Batch]] = []  # a heap by the time of the end, then the number
         self._starts = 0
         self._next_tick = TICK_S
+        self._slots = scheduler.limits.slots
 
     @property
     def next_event(self) -> float:
@@ -133,7 +134,7 @@ class Run:
             return
         admitted.payload = number
         scheduler.queue(admitted, now, rows)
-        if scheduler.can_start or scheduler.dropped:
+        if len(self._running) < self._slots or priority is not None:
             self._dispatch(now)
 
     def until(self, now: float) -> None:
@@ -188,5 +189,5 @@ class Run:
             ends = now + self._service_s(self._starts, batch.rows, len(self._running))
             heapq.heappush(self._running, (ends, self._starts, batch))
             self._starts += 1
-            if not scheduler.can_start:
+            if len(self._running) >= self._slots:
                 return
