@@ -45,10 +45,21 @@ class Runs(Protocol):
 
 
 class Bridge:
-    """Carries outcomes from engine threads to the event loop, one wake-up for all that are ready."""
+    """Carries outcomes from engine threads to the event loop, one wake-up for all that are ready.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `note_lag` is told after each how many seconds the loop took to wake up.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        note_lag: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._loop = loop
+        self._note_lag = note_lag
+        self._clock = clock
+        self._posted = 0.0
         self._ended: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
         self._woken = False
         self._thread = threading.get_ident()
@@ -81,12 +92,15 @@ class Bridge:
             self._ended.append((done, outcome))
             if not self._woken:
                 self._woken = True
+                self._posted = self._clock()
                 self._loop.call_soon_threadsafe(self._run)
 
         return post
 
     def _run(self) -> None:
-        self._woken = False  # first: what is posted from here on wakes the loop again
+        if self._note_lag is not None:
+            self._note_lag(self._clock() - self._posted)
+        self._woken = False  # from here on: what is posted wakes the loop again
         while self._ended:
             done, outcome = self._ended.popleft()
             try:
@@ -102,11 +116,16 @@ class DataPlane:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, chance: Callable[[], float] = random.random) -> None:
-        self._bridge = Bridge(loop)
+        self._bridge = Bridge(loop, self._note_lag)
         self._chance = chance
         self.served: Mapping[str, Served] = {}
         self.regions = Regions()
         self.draining = False
+
+    def _note_lag(self, seconds: float) -> None:
+        """Tell the pools what a request waits for the loop: once for its answer, and about as long to be read."""
+        for served in self.served.values():
+            served.pool.note_lag(2 * seconds)
 
     def live(self) -> bool:
         """Tell whether the process answers."""
