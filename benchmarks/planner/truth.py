@@ -131,7 +131,7 @@ def _one_by_one(
 
 def patience_s(candidate: Candidate, slo: Slo) -> float:
     """Return the longest wait after which an answer is still expected within the SLO."""
-    return slo.latency_s - quantile(levels(candidate)[-1], slo.percentile / 100)
+    return slo.latency_s - mean(levels(candidate)[-1])
 
 
 def levels(candidate: Candidate) -> list[list[float]]:

@@ -143,7 +143,7 @@ def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Time
     """
     arrived, slow = scaled(times.gaps, rate_per_s), _slow(service, rate_per_s)
     free, latency_s = [0.0] * service.slots, need.latency_s
-    longest_wait_s = need.timeout_s - slow * quantile(times.busy, need.share)
+    longest_wait_s = need.timeout_s - slow * _mean(times.busy)
     others, rows, alone, busy = times.others, service.rows, times.alone, times.busy
     queue = _limits(service, need, service.mean_s).queue
     starts: list[float] = []

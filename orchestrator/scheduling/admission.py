@@ -13,12 +13,8 @@ from orchestrator.scheduling.ticket import Batch
 STUCK = 8.0  # times its usual time by which an inference is overdue until it counts as one that will not end,
 STUCK_MIN_S = 0.5  # and at least this: for that long a busy host may well keep an inference of a millisecond waiting
 
-SAFETY_MAX = 2.0
-WINDOW = 50  # answers that were predicted to be close to the deadline, for one step of the safety
-UP = 0.02
-UP_BY_MISSED = 0.2  # more for a window that was badly wrong: all of it missed is +0.22
-DOWN = 0.005
-CLOSE = 0.5  # of the SLO: a prediction below says nothing of the margin
+SAFETY_MAX = 3.0
+STEP = 0.1  # by which the safety moves: up by the share that is to be in time, down by the rest of it
 
 
 def wait_s(now: float, ahead: int, slots: int, running: Sequence[Batch], service_s: float) -> float:
@@ -42,22 +38,25 @@ def wait_s(now: float, ahead: int, slots: int, running: Sequence[Batch], service
 
 
 class Safety:
-    """The factor on a predicted answer time: rises with every window of misses, falls slowly without."""
+    """How careful a prediction is: 0 takes the mean inference, 1 the tail, more multiplies the whole prediction.
 
-    __slots__ = ("_missed", "_seen", "factor")
+    A request at the margin is better admitted while the SLO has late answers to spare: it may well be in time. Where
+    the queue stands at its bound all are at the margin, and the mean would make half of them late. So the factor
+    rises with each late answer and falls a little with each other one, until just the share that may be late is.
+    """
+
+    __slots__ = ("factor",)
 
     def __init__(self) -> None:
-        self.factor = 1.0
-        self._seen = 0
-        self._missed = 0
+        self.factor = 0.0
 
     def learn(self, missed: bool, share: float) -> None:
-        """Take an answer into account that was late, or was predicted to be close to it."""
-        self._seen += 1
-        self._missed += missed
-        if self._seen < WINDOW:
-            return
-        wrong = self._missed / self._seen - (1 - share)
-        step = UP + UP_BY_MISSED * wrong if wrong > 0 else -DOWN
-        self.factor = min(SAFETY_MAX, max(1.0, self.factor + step))
-        self._seen = self._missed = 0
+        """Take an answer into account, of which `share` are to be in time."""
+        step = STEP * share if missed else STEP * (share - 1)
+        self.factor = min(SAFETY_MAX, max(0.0, self.factor + step))
+
+    def answer_s(self, wait_s: float, service_s: float, tail: float) -> float:
+        """Return in how many seconds an answer is to be counted on: the wait, and an inference with its tail."""
+        if self.factor > 1:
+            return self.factor * (wait_s + service_s * tail)
+        return wait_s + service_s * (1 + self.factor * (tail - 1))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from math import inf
 
-from orchestrator.scheduling.admission import CLOSE, wait_s
+from orchestrator.scheduling.admission import wait_s
 from orchestrator.scheduling.backstop import Backstop
 from orchestrator.scheduling.batching import hold_until, rows_to_take
 from orchestrator.scheduling.classes import DEMAND_S, PLACES, SERVICE_LEAST, STALE_MAX, Lane, account, pick
@@ -192,7 +192,7 @@ class Scheduler:
         """Tell at little cost whether even a pessimist would admit: most are, and a plan simulates thousands."""
         full_s, slo_s = self.pace.full_s, self.limits.slo_s - self.lag_s
         left = deadline - now
-        return lane.safety.factor * (waits + self.pace.tail * full_s) <= min(slo_s, left) and (
+        return lane.safety.answer_s(waits, full_s, self.pace.tail) <= min(slo_s, left) and (
             not self._running or self._running[0].expected + full_s > now
         )
 
@@ -213,7 +213,7 @@ class Scheduler:
     def _too_long(self, waits: float, left: float, lane: Lane) -> bool:
         limits, pace = self.limits, self.pace
         budget = min(left, limits.slo_s - self.lag_s)
-        return lane.safety.factor * (waits + pace.tail * pace.full_s) > budget
+        return lane.safety.answer_s(waits, pace.full_s, pace.tail) > budget
 
     def retry_after_s(self, now: float | None = None) -> float:
         """Return about how long it takes until all that waits and runs is served; 50 ms where nothing is known."""
@@ -371,17 +371,20 @@ class Scheduler:
         judged = good and self.limits.slo_s < inf
         for ticket in batch.tickets:
             ticket.state = State.DONE
-            if judged and ticket.promised > ticket.arrived:
+            if judged:
                 self._judge(ticket, now)
         if good:
             self.pace.learn(batch.rows, now - batch.started, self.limits.share)
 
     def _judge(self, ticket: Ticket, now: float) -> None:
-        """Learn from an answer that was close to late, or was late, how far predictions can be trusted."""
-        slo_s, arrived = self.limits.slo_s, ticket.arrived
-        missed = now - arrived + self.lag_s > slo_s
-        if missed or ticket.promised - arrived > CLOSE * slo_s:
-            self._lanes[ticket.priority].safety.learn(missed, self.limits.share)
+        """Learn how careful to be; an answer that was late without a wait says nothing of whom to admit."""
+        arrived = ticket.arrived
+        safety = self._lanes[ticket.priority].safety
+        if now + self.lag_s > arrived + self.limits.slo_s:
+            if ticket.promised > arrived:
+                safety.learn(True, self.limits.share)
+        elif safety.factor:
+            safety.learn(False, self.limits.share)
 
     def cancel(self, ticket: Ticket) -> bool:
         """Forget a request whose caller went away; True when it will never be inferred, False when it runs or ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.scheduling.admission import SAFETY_MAX, STUCK_MIN_S, WINDOW, Safety, wait_s
+from orchestrator.scheduling.admission import SAFETY_MAX, STUCK_MIN_S, Safety, wait_s
 from orchestrator.scheduling.ticket import Batch
 
 
@@ -41,20 +41,37 @@ def test_an_inference_that_does_not_end_leaves_the_other_slots() -> None:
     assert wait_s(now, 0, 1, hiccup, 0.0001) == pytest.approx(STUCK_MIN_S / 2)
 
 
-def learned(missed: int, windows: int = 1, safety: Safety | None = None) -> Safety:
-    safety = safety or Safety()
-    for _ in range(windows):
-        for number in range(WINDOW):
-            safety.learn(number < missed, 0.99)
+def learned(safety: Safety, *missed: bool, share: float = 0.99) -> Safety:
+    for each in missed:
+        safety.learn(each, share)
     return safety
 
 
-def test_safety_rises_with_misses_by_how_many_there_are_and_falls_slowly() -> None:
-    few, many = learned(1).factor, learned(WINDOW).factor
-    assert 1.0 < few < 1.03 < 1.2 < many
-    assert few > learned(0, safety=learned(1)).factor > 1.01
+def test_the_mean_is_counted_on_until_answers_are_late_then_the_tail_then_more() -> None:
+    safety = Safety()
+    assert safety.answer_s(1.0, 0.5, 2.0) == 1.5
+    half = learned(Safety(), *[True] * 5).answer_s(1.0, 0.5, 2.0)
+    assert 1.5 < half < 2.0
+    assert learned(Safety(), *[True] * 50).answer_s(1.0, 0.5, 2.0) == pytest.approx(SAFETY_MAX * 2.0)
 
 
-def test_safety_stays_within_its_bounds() -> None:
-    assert learned(WINDOW, 100).factor == SAFETY_MAX
-    assert learned(0, 1000).factor == 1.0
+def test_the_factor_keeps_its_place_when_just_the_share_that_may_be_late_is() -> None:
+    safety = learned(Safety(), *[True] * 10)
+    before = safety.factor
+    learned(safety, *([True] + [False] * 99) * 20)
+    assert safety.factor == pytest.approx(before, abs=0.01)
+
+
+def test_the_factor_stays_within_its_bounds_and_falls_to_none() -> None:
+    assert learned(Safety(), *[True] * 100).factor == SAFETY_MAX
+    assert learned(Safety(), *[False] * 10).factor == 0.0
+    assert learned(learned(Safety(), *[True] * 100), *[False] * 4000).factor == 0.0
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05])
+def test_at_the_border_between_mean_and_tail_nothing_jumps(late: float) -> None:
+    safety = Safety()
+    safety.factor = 1.0
+    below = safety.answer_s(1.0, 0.5, 3.0)
+    safety.factor = 1.0 + 1e-9 + late
+    assert safety.answer_s(1.0, 0.5, 3.0) == pytest.approx(below * (1 + late))
