@@ -10,7 +10,7 @@ from functools import partial
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
-from orchestrator.serving.http_connection import SCRATCH_BYTES, Connection, Shared
+from orchestrator.serving.http_connection import DISCARDED_BYTES, SCRATCH_BYTES, Connection, Shared
 from orchestrator.serving.http_gate import HttpLimits, check
 from orchestrator.serving.http_head import HeadParser
 from orchestrator.serving.http_infer import Answers
@@ -75,6 +75,7 @@ class HttpServer:
             answers=Answers(),
             tensors=TensorPool(),
             scratch=bytearray(SCRATCH_BYTES),
+            discarded=bytearray(DISCARDED_BYTES),
             connections=set(),
             saturation=saturation,
             quotas=quotas,
