@@ -45,6 +45,7 @@ REQUESTS_LEAST, REQUESTS_MOST = 1000, 8000  # simulated: of the rarest model, an
 COMFORTABLE = (
     1.25  # slack with which cores of one's own go before more of it: the headroom that a lone model is proved at
 )
+FASTER = 0.95  # times the predicted latency: a difference that a prediction can tell
 FINALISTS = 5
 COMBINATIONS_MAX = 128
 SAMPLES_MAX = 500  # of an option
@@ -171,11 +172,17 @@ def plan_together(
 
 
 def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
-    """Return the best untried layout that gives the model that failed more of the threads, None where there is none."""
+    """Return the best untried layout that gives the model that failed more, None where there is none.
+
+    More of the threads, or a lower latency by prediction: neighbours with fewer threads of their own leave it more.
+    """
     before = {layout.key for layout in tried}
-    part = _part(tried[-1], failed)
-    better = (each for each in joint.layouts if each.key not in before and _part(each, failed) > part + 1e-9)
-    return next(better, None)
+    part, latency_s = _part(tried[-1], failed), tried[-1].forecasts[failed].latency_s
+
+    def gives_more(layout: Layout) -> bool:
+        return _part(layout, failed) > part + 1e-9 or layout.forecasts[failed].latency_s < FASTER * latency_s
+
+    return next((each for each in joint.layouts if each.key not in before and gives_more(each)), None)
 
 
 def _part(layout: Layout, model: str) -> float:

@@ -192,7 +192,8 @@ def test_after_a_failed_run_the_model_that_failed_gets_more_of_the_threads() -> 
             each.options["b"].threads / sum(option.threads for option in each.options.values())
             for each in (tried[-1], further)
         )
-        assert after >= before
+        sooner = further.forecasts["b"].latency_s < tried[-1].forecasts["b"].latency_s
+        assert after >= before or sooner
         tried.append(further)
     else:
         pytest.fail("there is always something left to try")
