@@ -172,9 +172,10 @@ def plan_together(
 
 
 def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
-    """Return the best untried layout that gives the model that failed more, None where there is none.
+    """Return the untried layout to run after `failed` missed its SLO, None where there is none.
 
-    More of the threads, or a lower latency by prediction: neighbours with fewer threads of their own leave it more.
+    What a prediction misses is how models get in each other's way, so a core for every thread comes first. Then
+    what gives the model more: of the threads, or by a lower predicted latency, neighbours having fewer of them.
     """
     before = {layout.key for layout in tried}
     part, latency_s = _part(tried[-1], failed), tried[-1].forecasts[failed].latency_s
@@ -182,7 +183,9 @@ def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
     def gives_more(layout: Layout) -> bool:
         return _part(layout, failed) > part + 1e-9 or layout.forecasts[failed].latency_s < FASTER * latency_s
 
-    return next((each for each in joint.layouts if each.key not in before and gives_more(each)), None)
+    untried = [layout for layout in joint.layouts if layout.key not in before]
+    apart = [layout for layout in untried if layout.kind == "dedicated" and layout.slack >= 1]
+    return next(iter([*apart, *filter(gives_more, untried)]), None)
 
 
 def _part(layout: Layout, model: str) -> float:
@@ -226,8 +229,9 @@ def options_of(
                 share=streams * threads,
             )
             of_all = streams * threads
-            arm = next((each.arm for each in arms if (each.streams, each.arm.threads) == (streams, of_all)), None)
-            if arm is not None and arm.expression == "explicit":
+            explicit = (each for each in arms if each.arm.expression == "explicit")  # LATENCY is one stream too
+            arm = next((each.arm for each in explicit if (each.streams, each.arm.threads) == (streams, of_all)), None)
+            if arm is not None:
                 found.append(Option(arm, Stream(streams, threads, alone_s, beside)))
     return tuple(found)
 
