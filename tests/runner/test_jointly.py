@@ -71,7 +71,7 @@ def test_two_models_are_measured_laid_out_and_proved_together(found: tuple[Inven
         assert "planned together with" in decision.sentences[0]
         assert decision.proof is not None
         assert decision.proof.sent > 0
-    assert any("all models at their rates" in line for line in told)
+    assert any("all models at 1.1 times their rates" in line for line in told)
     plan = plan_of(ask, decisions)
     assert [model.properties["NUM_STREAMS"] for model in plan.models] == [
         decisions[model.name].arm.properties["NUM_STREAMS"] for model in plan.models
