@@ -32,12 +32,12 @@ def _in_flight(*limits: int) -> tuple[Limits, ...]:
 
 
 CANDIDATES: Final[Mapping[str, Sequence[Limits]]] = {
-    "FastAPI": _in_flight(6, 8, 12, 16, 24),
-    "granian": _in_flight(6, 8, 12, 16, 24),
-    "MLServer": _in_flight(1, 2, 4),
+    "FastAPI": _in_flight(8, 12, 16),
+    "granian": _in_flight(8, 12, 16),
+    "MLServer": _in_flight(2, 4),
     "PyTriton": tuple(
         {"BENCH_LIMIT": str(limit), "BENCH_TIMEOUT_US": str(1000 * milliseconds)}
-        for limit, milliseconds in ((4, 0), (8, 0), (16, 0), (8, 20), (16, 35))
+        for limit, milliseconds in ((8, 0), (12, 0), (16, 35))
     ),
 }
 """Requests in flight beyond which 503 is answered; of PyTriton Triton's queue: its length, the longest time in it."""
@@ -62,7 +62,7 @@ def goodput(record: Mapping[str, Any]) -> float:
 
 def look_for(peer: Contender, one: subject.Subject, peers: Path, seconds: float) -> dict[str, Any]:
     """Return the best limits of a peer, and all that were tried."""
-    course = Course(SLO_S, multiples=(1.5, 5.0), closed_s=2, step_s=seconds, fall_s=0.2)
+    course = Course(SLO_S, multiples=(1.5, 5.0), closed_s=1, step_s=seconds, fall_s=0.2)
     tried = []
     for number, limits in enumerate(CANDIDATES[peer.name]):
         with tempfile.TemporaryDirectory(prefix="orch-by-hand-") as folder:
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload.by_hand", description=__doc__)
     parser.add_argument("names", nargs="*", default=list(CANDIDATES), help=f"any of {', '.join(CANDIDATES)}")
     parser.add_argument("--peers", type=Path, default=install.default_folder())
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each load")
     options = parser.parse_args()
     check_programs()
     end_in_order()
