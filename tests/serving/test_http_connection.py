@@ -357,6 +357,15 @@ def test_a_full_pool_refuses_at_the_head_and_the_connection_goes_on(
     doubler.pool.close()
 
 
+@pytest.mark.parametrize("size", [16 * 1024, 256 * 1024, 600_000])
+def test_what_comes_right_behind_a_large_refused_body_is_the_next_request(running: Running, size: int) -> None:
+    # Planted bug that this caught: the piece that a refused body is read into was longer than the rest of the body.
+    with running.connect() as wire:
+        wire.send(post("nobody", b"x" * size, json_length=5) + READY)
+        assert wire.reply().status == 404
+        assert wire.reply().status == 200
+
+
 def test_a_body_that_the_queues_memory_can_never_hold_is_too_large(
     loop: asyncio.AbstractEventLoop, clock: Clock
 ) -> None:
