@@ -101,7 +101,6 @@ class Layout:
             deployment = f"{deployment[: max(0, room - 9)]}-{digest}"
         return WorkerPaths(self.workers / (deployment + suffix))
 
-
     def regions(self, deployment: str) -> Path:
         """Return the file in which the workers of a deployment keep which shared memory clients have registered."""
         folder = self.worker(deployment).folder
