@@ -46,7 +46,7 @@ def open(path: str | Path, *, name: str | None = None, backend: Backend | None =
     """
     engine = backend or OpenVinoBackend()
     document = _pick(load([str(path)]).documents, name, str(path))
-    worker = Worker(engine)
+    worker = Worker(engine, repairs=False)  # callers hold on to the pools
     plan = _plan(document, engine)
     worker.apply(plan, lambda _model, _phase, _message: None)
     return Deployment(plan, worker)

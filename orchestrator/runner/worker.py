@@ -16,13 +16,18 @@ from orchestrator.runner.check import Checked, check
 from orchestrator.runner.inline import try_inline
 from orchestrator.runner.inline_pool import InlinePool
 from orchestrator.runner.pool import Pool, PoolSettings
+from orchestrator.runner.repair import Repairs
 
 DRAIN_TIMEOUT_S = 30.0  # for the requests that an old pool has admitted
 TICK_S = 0.05
+CLOSE_TIMEOUT_S = 5.0  # for a pool that is being built when the worker is closed
 log = logging.getLogger("orch.worker")
 
 Progress = Callable[[str, str, str], None]
-"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message."""
+"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message.
+
+Of what the worker does by itself: rebuilding, rebuilt and rebuild-failed too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,19 @@ class Worker:
     """Holds a deployment's pools. `apply` may block for minutes (compiling); everything else is quick."""
 
     def __init__(
-        self, backend: Backend, *, on_change: Callable[[Mapping[str, ServedModel]], None] = lambda _served: None
+        self,
+        backend: Backend,
+        *,
+        on_change: Callable[[Mapping[str, ServedModel]], None] = lambda _served: None,
+        on_repair: Progress = lambda _model, _phase, _message: None,
+        repairs: bool = True,
     ) -> None:
+        """Store the parts; with `repairs` bad pools are built anew, and `on_repair` is told of it, on any thread."""
         self._backend = backend
         self._on_change = on_change
+        self._on_repair = _unfailing(on_repair)
+        self._repairing = repairs
+        self.repairs = Repairs(self._rebuild, self._on_repair)
         self._applying = threading.Lock()
         self._swapping = threading.Lock()  # held for an instant: between the last look and the swap nobody closes
         self._stopped = threading.Event()
@@ -52,7 +66,7 @@ class Worker:
         self._retiring: set[Pool] = set()
 
     def start(self) -> None:
-        """Start the clockwork that expires requests, finds failed inferences and tries idle pools."""
+        """Start the clockwork: it expires requests, finds failed inferences, tries idle pools, has bad ones rebuilt."""
         self._ticker = threading.Thread(target=self._tick, name="orch-tick", daemon=True)
         self._ticker.start()
 
@@ -60,6 +74,8 @@ class Worker:
         while not self._stopped.wait(TICK_S):
             for pool in (*(served.pool for served in self.served.values()), *tuple(self._retiring)):
                 _look_after(pool)
+            if self._repairing:
+                self.repairs.look({name: served.pool for name, served in self.served.items()})
 
     def apply(self, plan: DeploymentPlan, progress: Progress) -> tuple[Change, ...]:
         """Make the pools as `plan` says, all or nothing; raise OrchError and keep what runs when a model fails.
@@ -164,6 +180,23 @@ class Worker:
         served.pool.reconfigure(settings(plan))
         return ServedModel(plan, served.actual, served.checked, served.pool)
 
+    def _rebuild(self, name: str, bad: Pool) -> bool:
+        """Build the model anew beside its bad pool, check it, and swap; raise OrchError and keep what there is.
+
+        False when it was replaced meanwhile, or is well again.
+        """
+        with self._applying:
+            served = self.served.get(name)
+            if self.plan is None or served is None or served.pool is not bad or bad.healthy:
+                return False
+            built = {name: self._build(served.plan, self._on_repair)}
+            gone = self._swap(self.plan, {model.name: model for model in self.plan.models}, built)
+            self._on_change(self.served)
+            bad.refuse()
+        for old in gone:
+            self._retire(old, self._on_repair)
+        return True
+
     def _report(self, changes: tuple[Change, ...], progress: Progress) -> None:
         phases = {"create": "created", "replace": "replaced", "update": "updated", "delete": "deleted"}
         for change in changes:
@@ -194,6 +227,7 @@ class Worker:
         if self._ticker is not None:
             self._ticker.join(timeout=5.0)
         _close(served.values())
+        self.repairs.end(CLOSE_TIMEOUT_S)
 
 
 def _unfailing(progress: Progress) -> Progress:

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
 from orchestrator.runner.pool import Pool
+from orchestrator.runner.repair import Repairs
 from orchestrator.runner.worker import ServedModel
 from orchestrator.serving.surroundings import Surroundings, around
 from orchestrator.telemetry.events import Event, EventLog, EventType
@@ -27,9 +28,12 @@ KINDS: tuple[HistogramKind, ...] = ("latency", "wait", "service")
 class Monitor:
     """Follows the pools that `served` returns; `step` is called each STEP_S, everything else at any time."""
 
-    def __init__(self, deployment: str, served: Callable[[], Mapping[str, ServedModel]]) -> None:
+    def __init__(
+        self, deployment: str, served: Callable[[], Mapping[str, ServedModel]], repairs: Repairs | None = None
+    ) -> None:
         self._deployment = deployment
         self._served = served
+        self._repairs = repairs
         self._lock = threading.Lock()
         self._log = EventLog(time.time)
         self._memory: dict[str, tuple[Pool, Memory]] = {}
@@ -100,6 +104,11 @@ class Monitor:
                 self.event("Warning", "Unhealthy", name, "inferences fail or hang; `orch logs` may say why")
         self._healthy[name] = healthy
 
+    def _complaint(self, name: str) -> str:
+        """Say what is wrong with a bad pool, and what is done about it."""
+        done = "" if self._repairs is None else f"; {self._repairs.said(name)}"
+        return f"inferences fail or hang{done}"
+
     def event(self, kind: EventType, reason: str, model: str | None, message: str) -> None:
         """Note an event of the deployment or of one of its models."""
         with self._lock:
@@ -157,7 +166,8 @@ class Monitor:
             "name": served.plan.name,
             "version": served.plan.version,
             "state": "Draining" if served.pool.draining else "Serving" if healthy else "Failing",
-            "message": None if healthy else "inferences fail or hang",
+            "message": None if healthy else self._complaint(served.plan.name),
+            "rebuilt": 0 if self._repairs is None else self._repairs.course(served.plan.name).rebuilt,
             "device": served.plan.device,
             "requested_device": served.plan.requested,
             "degraded": served.plan.degraded,

@@ -42,6 +42,7 @@ from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.shared_regions import LOOPBACK_ONLY, NOT_OFFERED, REGIONS_MAX, Regions
 from orchestrator.serving.token import TokenFile
+from orchestrator.telemetry.events import EventType
 from orchestrator.telemetry.prometheus import make_registry, render
 
 DRAIN_TIMEOUT_S = 30.0
@@ -51,6 +52,11 @@ GC_THRESHOLDS = (50_000, 20, 50)
 # How long the event loop waits for Python's lock while another thread computes: metrics, a look at the host, a change.
 SWITCH_INTERVAL_S = 0.0005
 FILES_KEPT = 200 + REGIONS_MAX  # model files, engine, gRPC, control socket; shared memory
+REPAIRS: dict[str, tuple[EventType, str]] = {
+    "rebuilding": ("Warning", "Rebuilding"),
+    "rebuilt": ("Normal", "Rebuilt"),
+    "rebuild-failed": ("Warning", "RebuildFailed"),
+}
 PROGRESS_TIMEOUT_S = 5.0  # for a caller to take a line of progress; then it is told no more
 log = logging.getLogger("orch.worker")
 
@@ -137,8 +143,8 @@ class WorkerProcess:
         self._message = ""
         self._stopping = asyncio.Event()
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._worker = Worker(backend, on_change=self._swap)
-        self._monitor = Monitor(start.plan.name, lambda: self._worker.served)
+        self._worker = Worker(backend, on_change=self._swap, on_repair=self._repaired)
+        self._monitor = Monitor(start.plan.name, lambda: self._worker.served, self._worker.repairs)
         self._plane: DataPlane
         self._http: HttpServer | None = None
         self._listener = start.listener
@@ -155,7 +161,8 @@ class WorkerProcess:
     @property
     def compiling(self) -> bool:
         """Tell whether a change of the models still runs."""
-        return self._applying is not None and self._applying.is_alive()
+        applying = self._applying is not None and self._applying.is_alive()
+        return applying or self._worker.repairs.under_way
 
     async def main(self) -> None:
         """Start, serve until stopped, and end cleanly; raise OrchError when the plan cannot be run."""
@@ -347,6 +354,12 @@ class WorkerProcess:
             self._monitor.event("Warning", "ChangeFailed", item["model"], item["message"])
         elif item["phase"] in ("created", "replaced", "updated", "deleted"):
             self._monitor.event("Normal", item["phase"].capitalize(), item["model"], item["message"])
+
+    def _repaired(self, model: str, phase: str, message: str) -> None:
+        log.info("%s: %s (%s)", model, phase, message)
+        if phase in REPAIRS:
+            kind, reason = REPAIRS[phase]
+            self._monitor.event(kind, reason, model, message)
 
     async def _on_drain(self, params: admin.Json, progress: admin.Progress) -> Any:
         del progress

@@ -296,6 +296,7 @@ def test_the_clockwork_goes_on_when_one_pool_has_a_bug(worker: Worker, caplog: p
 def test_the_clockwork_probes_idle_pools_and_finds_a_lost_device(worker: Worker, engine: Tracked) -> None:
     worker.apply(plan_of("a"), quiet)
     pool, model = worker.served["a"].pool, engine.compiled[0]
+    engine.fails_to_compile.add("a")  # nor can it be built anew
     model._faults = Faults(device_lost_at=0)
     clock, ahead = pool._clock, PROBE_EVERY_S + 1
     pool._clock = lambda: clock() + ahead
