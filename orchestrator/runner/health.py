@@ -27,10 +27,10 @@ class Health:
         self._probe_failed = False
 
     def failed(self, error: OrchError, *, probe: bool) -> None:
-        """Take a failure into account; one that the caller's input caused says nothing."""
+        """Take a failure into account; one that the input caused, or a lack of memory, says nothing."""
         if probe:
             self._probe_failed = True
-        elif error.kind is not Kind.INVALID:
+        elif error.kind not in (Kind.INVALID, Kind.OVERLOADED):
             self._failed_in_a_row += 1
 
     @property

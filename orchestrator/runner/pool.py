@@ -346,6 +346,8 @@ class Pool:
             return slot.parts(batch)
         except OrchError as error:
             return fresh(error)
+        except MemoryError:
+            return OrchError(Kind.OVERLOADED, "there is no memory for the answer", where=self.name)
         except Exception as error:  # noqa: BLE001 - the callers must be answered, the callback must not raise
             return OrchError(Kind.FAILED, f"cannot read the outputs: {error}", where=self.name)
 

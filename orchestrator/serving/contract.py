@@ -27,6 +27,9 @@ NAMES = frozenset({REQUEST_ID, TRACEPARENT, TIMEOUT_MS, PRIORITY, TIMING})
 JITTER = 0.2
 """Share by which the time to come back is spread either way, so that those refused together do not return together."""
 
+NO_MEMORY = OrchError(Kind.OVERLOADED, "there is no memory for this request", retry_after_s=1.0)
+"""What the caller of a request is told that the process has no memory for; others are served."""
+
 _MAY_RETURN = (Kind.OVERLOADED, Kind.QUOTA, Kind.UNAVAILABLE)
 _WORDS: Mapping[str, Priority] = {"critical": "critical", "default": "default", "sheddable": "sheddable"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@+/=~-]{1,128}")

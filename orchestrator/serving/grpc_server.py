@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import contract, grpc_infer, grpc_regions, oip_messages
-from orchestrator.serving.contract import Priority, Said
+from orchestrator.serving.contract import NO_MEMORY, Priority, Said
 from orchestrator.serving.grpc_calls import CallServer, Refused, StatusCode
 from orchestrator.serving.grpc_wire import open_envelope
 from orchestrator.serving.oip import InferHead, Layout, Signature, error_text, model_metadata, server_metadata
@@ -213,6 +213,8 @@ class GrpcServer:
                 return await method(data, context)
             except OrchError as error:
                 failure = error
+            except MemoryError:
+                failure = NO_MEMORY
             except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
                 log.exception("gRPC: an unexpected error %s", contract.ids(_metadata(context)).marks() or "")
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome
-from orchestrator.serving.contract import times
+from orchestrator.serving.contract import NO_MEMORY, times
 from orchestrator.serving.dataplane import Admission, DataPlane
 from orchestrator.serving.http_body import ChunkedBody
 from orchestrator.serving.http_gate import (
@@ -505,6 +505,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(OrchError(Kind.INVALID, error.text), error.status)
             case OrchError():
                 self._refuse(error)
+            case MemoryError():
+                self._refuse(NO_MEMORY)
             case _:
                 if self._body is not None:
                     error.add_note(f"while serving {self._head.path} {self._head.said.marks()}")

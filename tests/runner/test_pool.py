@@ -216,7 +216,7 @@ def test_outputs_that_cannot_be_read_are_answered_counted_and_cost_no_slot() -> 
 
     class Unreadable:
         def copy(self) -> None:
-            raise MemoryError("no memory for the outputs")
+            raise RuntimeError("no memory for the outputs")
 
     rig = Rig(compute=compute)
     for _ in range(FAILED_MAX):
