@@ -122,6 +122,12 @@ def digest(path: Path) -> str:
     return whole.hexdigest()
 
 
+def weights_digest(path: Path) -> str | None:
+    """Return the SHA-256 of the .bin beside an .xml, None where there is none."""
+    binary = path.with_suffix(".bin")
+    return digest(binary) if path.suffix == ".xml" and binary.is_file() else None
+
+
 def weights(path: Path, model: Any) -> int:
     """Return the bytes of weights: the .bin of IR, the constants of every other format."""
     binary = path.with_suffix(".bin")

@@ -17,7 +17,15 @@ import numpy as np
 from orchestrator.backend.arrays import Slot, check_arrays, slots
 from orchestrator.backend.base import Actual, Array, CompileRequest
 from orchestrator.backend.engine_text import clean, engine_errors, spell, unspell, written
-from orchestrator.backend.model_file import check_file, digest, reshape, tensors, unbatchable, weights
+from orchestrator.backend.model_file import (
+    check_file,
+    digest,
+    reshape,
+    tensors,
+    unbatchable,
+    weights,
+    weights_digest,
+)
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.backend.read_back import execution_devices, read_back, total
 from orchestrator.errors import Kind, OrchError
@@ -57,6 +65,9 @@ class OpenVinoBackend:
 
     def _make_core(self) -> Any:
         core = ov.Core()
+        # Weights that are mapped change with their file, and a truncated file ends the process by SIGBUS. Reading them
+        # takes as long and as much memory (docs/faults.md). `properties: {ENABLE_MMAP: YES}` maps them all the same.
+        core.set_property({"ENABLE_MMAP": False})
         libraries = Path(ov.__file__).parent / "libs"
         for plugin in self._plugins:
             library = libraries / f"libopenvino_{plugin.library}_plugin.so"
@@ -129,6 +140,7 @@ class OpenVinoBackend:
         return ModelInfo(
             path=path,
             sha256=digest(Path(path)),
+            weights_sha256=weights_digest(Path(path)),
             weights_bytes=weights(Path(path), model),
             inputs=tensors(model.inputs, "input", path),
             outputs=tensors(model.outputs, "output", path),

@@ -54,6 +54,8 @@ class ModelInfo(Facts):
     path: str
     sha256: str
     """Digest of the file (of the .xml for IR)."""
+    weights_sha256: str | None = None
+    """Digest of the .bin of IR; None where the weights lie in the file itself."""
     weights_bytes: int
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]

@@ -108,6 +108,8 @@ def _compiled_details(old: ModelPlan, new: ModelPlan) -> list[str]:
     """Return what of the compiled model differs, properties by their own names."""
     details = [*_detail("device", old.device, new.device), *_detail("source", old.source, new.source)]
     details += _detail("sha256", old.sha256[:12], new.sha256[:12]) if old.sha256 != new.sha256 else []
+    if old.weights_sha256 != new.weights_sha256:
+        details += _detail("weights", (old.weights_sha256 or "none")[:12], (new.weights_sha256 or "none")[:12])
     details += _keys("", old.properties, new.properties)
     for device in sorted(old.device_properties.keys() | new.device_properties.keys()):
         before, after = old.device_properties.get(device, {}), new.device_properties.get(device, {})

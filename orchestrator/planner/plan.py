@@ -53,6 +53,8 @@ class ModelPlan(Frozen):
     source: str
     """Absolute path of the model file."""
     sha256: str
+    weights_sha256: str | None = None
+    """Of the .bin, where the model is IR."""
     requested: str
     """The device as the manifest names it."""
     device: str
@@ -89,20 +91,21 @@ class ModelPlan(Frozen):
     service_p99_s: float | None = None
 
     @model_serializer(mode="wrap")
-    def _without_what_was_not_measured(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the figures of a plan by rule, whose bytes and digest are those of versions that had none."""
+    def _without_what_is_not_known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the figures of a plan by rule, and IR's weights elsewhere: bytes and digest stay what they were."""
         fields: dict[str, Any] = dump(self)
-        return {key: value for key, value in fields.items() if value is not None or key not in MEASURED}
+        return {key: value for key, value in fields.items() if value is not None or key not in LATER}
 
     def compile_key(self) -> str:
         """Return a digest of all that needs a new compiled model when it changes."""
-        keys = {"source", "sha256", "device", "properties", "device_properties", "shapes", "batch", "requests"}
-        return digest(self.model_dump_json(include=keys))
+        keys = {"source", "sha256", "weights_sha256", "device", "properties", "device_properties", "shapes"}
+        return digest(self.model_dump_json(include=keys | {"batch", "requests"}))
 
 
 MEASURED = frozenset(
     {"capacity_per_s", "capacity_low_per_s", "capacity_high_per_s", "verdict", "service_s", "service_p99_s"}
 )
+LATER = MEASURED | {"weights_sha256"}
 
 
 class QuotaPlan(Frozen):

@@ -251,6 +251,7 @@ def _by_rule(case: Case) -> ModelPlan:
         version=spec.version,
         source=case.info.path,
         sha256=case.info.sha256,
+        weights_sha256=case.info.weights_sha256,
         requested=str(spec.device),
         device=str(placement),
         degraded=placement.degraded,

@@ -140,6 +140,7 @@ def test_changes_are_sorted_by_model() -> None:
 # Another value for every field of a model's plan, and what that change is; a new field has to be added here.
 OTHER: dict[str, tuple[object, str]] = {
     "version": ("7", "update"),
+    "weights_sha256": ("d" * 64, "replace"),
     "source": ("/other.onnx", "replace"),
     "sha256": ("b" * 64, "replace"),
     "requested": ("AUTO", "update"),
