@@ -184,9 +184,8 @@ def cancelled_calls(address: str) -> Callable[[], None]:
             ended.set()
 
         client.async_infer("digits", [given], done).cancel()
-        if not ended.wait(CALL_TIMEOUT_S):
-            raise TimeoutError("a cancelled call did not end")
-        if told[0] is not None and "CANCELLED" not in f"{told[0].status()} {told[0]}".upper():
+        ended.wait(PAUSE_S)  # tritonclient does not tell of a call that was cancelled in time
+        if told and told[0] is not None and "CANCELLED" not in f"{told[0].status()} {told[0]}".upper():
             raise told[0]
 
     return ask
@@ -312,6 +311,7 @@ def soak(home: Home, seconds: float) -> tuple[list[Watched], Load, Changes]:
     changes = Changes(home)
     with changes:
         load.run(warm_up_s, lambda: None)
+    home.apply(1)  # each rest with the same plan: streams have threads
     rest(watched)
 
     def look() -> None:
@@ -321,6 +321,7 @@ def soak(home: Home, seconds: float) -> tuple[list[Watched], Load, Changes]:
     more = Changes(home)
     with more:
         load.run(max(WARM_UP_MIN_S, seconds - warm_up_s), look)
+    home.apply(1)
     rest(watched)
     more.made += changes.made
     more.failures += changes.failures
