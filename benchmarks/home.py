@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class Home:
             self._grpc_port = int(probe.getsockname()[1])
 
     def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever ends the run ends what it started
         shutil.copy(MODELS / "digits.onnx", self.folder)
         return self
 
