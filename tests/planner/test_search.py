@@ -31,7 +31,7 @@ def reasons(decision: Decision) -> dict[str, str]:
 
 
 def test_two_streams_are_taken_and_proved_with_headroom() -> None:
-    decision = decide(HUNDRED)
+    decision = decide(HUNDRED, speedup=1.6)
     assert (decision.arm.name, decision.verdict) == ("THROUGHPUT", "verified")
     assert decision.proof is not None
     assert decision.proof.rate_per_s == pytest.approx(25)
@@ -112,7 +112,7 @@ def test_a_prediction_proves_nothing_and_with_stored_profiles_measures_nothing()
 
 def test_stored_profiles_leave_only_the_proof_to_do() -> None:
     question, found = a_question(HUNDRED)
-    table = a_table(found)
+    table = a_table(found, speedup=1.6)
     _, told = replayed(table, question, found)
     search = Search(question, found)
     for _, result in told:
@@ -125,7 +125,7 @@ def test_stored_profiles_leave_only_the_proof_to_do() -> None:
 
 def test_the_compiled_arm_that_fails_is_named_and_the_next_is_taken() -> None:
     question, found = a_question(HUNDRED)
-    table = a_table(found)
+    table = a_table(found, speedup=1.6)
     arms = dict(table.arms)
     first = found[0].arm
     arms[first.key] = Entry(arms[first.key].actual, arms[first.key].samples_s, failure="no memory")
@@ -182,7 +182,7 @@ def test_tainted_blocks_are_asked_for_again() -> None:
 def test_where_no_block_is_quiet_the_noise_is_taken_as_given() -> None:
     """Seen to fail when every block was asked for three times again: half of the budget."""
     question, found = a_question(HUNDRED)
-    table = a_table(found)
+    table = a_table(found, speedup=1.6)
     quiet, _ = replayed(table, question, found)
     noisy, told = replayed(table, question, found, noise=Noise(1.0, 0.05))
     blocks = [(step.arm.key, step.concurrency, step.round) for step, _ in told if isinstance(step, Measure)]
@@ -194,7 +194,8 @@ def test_where_no_block_is_quiet_the_noise_is_taken_as_given() -> None:
 def test_asking_again_takes_a_small_part_of_the_budget() -> None:
     """Seen to take two fifths of it where inferences are slow and most blocks are tainted.
 
-    The anchor is measured more than once in a round anyhow: hence a quarter, not the 15 % that asking again may take.
+    The anchor is measured three times in each of three rounds anyhow, for up to 1.5 s: hence three tenths, not the 15 %
+    that asking again may take.
     """
     question, found = a_question({"latency": "1200ms", "rate": "2/s"}, predict=True)
     _, told = replayed(a_table(found, thread_s=0.3), question, found, noise=Noise(0.9, 0.2), seed=1)
@@ -202,7 +203,7 @@ def test_asking_again_takes_a_small_part_of_the_budget() -> None:
     for step, _ in told:
         if isinstance(step, Measure):
             asked.setdefault((step.arm.key, step.concurrency, step.round), []).append(step.seconds)
-    assert 0 < sum(sum(seconds[1:]) for seconds in asked.values()) <= 0.25 * question.budget_s
+    assert 0 < sum(sum(seconds[1:]) for seconds in asked.values()) <= 0.3 * question.budget_s
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
