@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks.planner.bench import START_S, Choice, Cost
 from benchmarks.planner.oracle import Cell
 from benchmarks.planner.table import Entry, Row
-from benchmarks.planner.truth import Candidate, Slo, latencies, levels, patience_s
+from benchmarks.planner.truth import FRONT_END_S, Candidate, Slo, latencies, levels, patience_s
 from orchestrator.errors import OrchError
 from orchestrator.inventory.device import Cores, Device, Host, Inventory
 from orchestrator.inventory.model import Dim, ModelInfo, TensorInfo
@@ -145,7 +145,11 @@ class Machine:
         places = [self._dice.random() for _ in times]
         slo = Slo(asked.need.latency_s, asked.need.percentile)
         patience = patience_s(candidate, slo)
-        return times, latencies(times, levels(candidate), places, candidate.row.arm.batch, patience)
+        taken = latencies(times, levels(candidate), places, candidate.row.arm.batch, patience)
+        lost = 1 - 1 / (FRONT_END_S * asked.rate_per_s)  # what the event loop cannot take in
+        if lost > 0:
+            taken = [inf if self._dice.random() < lost else latency for latency in taken]
+        return times, taken
 
 
 def plan(cell: Cell, seen: Entry, seed: int) -> Choice:

@@ -29,7 +29,11 @@ def table() -> Table:
     return TABLE
 
 
-@pytest.fixture(scope="module", params=[entry.name for entry in TABLE.entries])
+# Every model takes minutes; these are served by a pool, at three speeds (the others are inferred inline).
+MODELS = [entry.name for entry in TABLE.entries if entry.name in {"mobilenet_v2", "detector", "bert_small_128"}]
+
+
+@pytest.fixture(scope="module", params=MODELS or [entry.name for entry in TABLE.entries])
 def result(request: pytest.FixtureRequest) -> score.Result:
     cell = the_cell(TABLE.entry(request.param))
     return score.judge(cell, replay.plan(cell, cell.entry, 0))
