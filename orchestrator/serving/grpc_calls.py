@@ -261,7 +261,8 @@ class CallServer:
             came = inbox.popleft()
             if isinstance(came, _Closed):
                 if came.call.task is not None:
-                    came.call.task.cancel()
+                    # Behind the task's own first step: what is cancelled before it never ends its call.
+                    self._loop.call_soon(came.call.task.cancel)
             elif came.message is None:
                 came.refuse(Refused(StatusCode.UNIMPLEMENTED, "the call takes one message"))
             else:
