@@ -190,7 +190,7 @@ def test_the_interval_holds_the_capacity_and_grows_with_the_noise() -> None:
     assert noisy.high_per_s / noisy.low_per_s > steady.high_per_s / steady.low_per_s
 
 
-@settings(max_examples=8, phases=[Phase.generate])  # an example takes a second: shrinking one takes minutes
+@settings(max_examples=5, phases=[Phase.generate])  # an example takes a second: shrinking one takes minutes
 @given(
     st.floats(1.2, 8),
     st.floats(1.05, 2),

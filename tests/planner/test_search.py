@@ -286,7 +286,7 @@ def a_proof(step: Verify, verdict: Literal["rejected", "verified"]) -> Proof:
     )
 
 
-@settings(max_examples=5, phases=[Phase.generate])  # a search takes a second or two
+@settings(max_examples=3, phases=[Phase.generate])  # a search takes some seconds
 @given(
     latency_ms=st.sampled_from([10, 30, 60, 150, 500]),
     rate=st.sampled_from([None, 1, 20, 200]),
