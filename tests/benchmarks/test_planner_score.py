@@ -29,8 +29,8 @@ def table() -> Table:
     return TABLE
 
 
-# Every model takes minutes; these are served by a pool, at three speeds (the others are inferred inline).
-MODELS = [entry.name for entry in TABLE.entries if entry.name in {"mobilenet_v2", "detector", "bert_small_128"}]
+# Every model takes minutes; these are served by a pool.
+MODELS = [entry.name for entry in TABLE.entries if entry.name in {"mobilenet_v2", "detector"}]
 
 
 @pytest.fixture(scope="module", params=MODELS or [entry.name for entry in TABLE.entries])
