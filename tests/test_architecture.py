@@ -19,7 +19,7 @@ PACKAGE = ROOT / "orchestrator"
 # A module may import from its own room and from those before it.
 ROOMS = (
     *("errors", "units", "manifest", "inventory", "backend", "scheduling", "profiling", "planner", "telemetry"),
-    *("runner", "serving", "client", "api", "agent", "cli"),
+    *("runner", "serving", "client", "api", "gitops", "agent", "cli"),
 )
 TOP = "orchestrator"  # orchestrator/__init__.py and __main__.py: the public names, above all rooms
 

@@ -1,0 +1,7 @@
+"""What Git, or a folder, says this machine shall run: fetched, checked, and kept as read-only folders."""
+
+from __future__ import annotations
+
+from orchestrator.gitops.remote import Checkout, Commit, GitRemote, Limits, Repository
+
+__all__ = ["Checkout", "Commit", "GitRemote", "Limits", "Repository"]
