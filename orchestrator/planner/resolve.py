@@ -72,22 +72,27 @@ def resolve(
     # Whoever looked for decisions says best why there are none.
     planning = tuple(notes) or _planning_warnings(deployment, decisions)
     warnings += [*memory_warnings, *planning, *_crowding_warnings(worker)]
-    endpoint = deployment.spec.endpoint
     return DeploymentPlan(
         name=deployment.metadata.name,
-        endpoint=EndpointPlan(
-            http=endpoint.http,
-            grpc=endpoint.grpc,
-            token_file=token_file,
-            quota=_quota(endpoint.quota),
-            shared_memory=endpoint.shared_memory,
-        ),
+        endpoint=endpoint_of(deployment, token_file),
         cpus=cpus,
         cores=cores,
         memory_bytes=deployment.spec.resources.memory,
         models=tuple(plans),
         warnings=tuple(warnings),
         fingerprint=fingerprint,
+    )
+
+
+def endpoint_of(deployment: Deployment, token_file: str | None) -> EndpointPlan:
+    """Return where the deployment's worker listens; `token_file` is the path of its token."""
+    endpoint = deployment.spec.endpoint
+    return EndpointPlan(
+        http=endpoint.http,
+        grpc=endpoint.grpc,
+        token_file=token_file,
+        quota=_quota(endpoint.quota),
+        shared_memory=endpoint.shared_memory,
     )
 
 
@@ -182,12 +187,12 @@ def _claim(spec: ModelSpec, mean_rate: float) -> ThreadClaim:
 def _plan_model(case: Case, decision: Decision | None) -> tuple[ModelPlan, Need]:
     plan = _by_rule(case)
     if decision is not None:
-        plan = _as_decided(plan, decision)
+        plan = as_decided(plan, decision)
     need = need_of(plan.name, case.info, case.placement.devices, plan.batch, plan.requests or plan.streams or 1)
     return plan, need
 
 
-def _as_decided(plan: ModelPlan, decision: Decision) -> ModelPlan:
+def as_decided(plan: ModelPlan, decision: Decision) -> ModelPlan:
     """Return the plan with the arm that measuring chose, whole: exactly what was measured is what is compiled."""
     arm, capacity = decision.arm, decision.capacity
     streams = arm.properties.get(keys.NUM_STREAMS, "")
@@ -263,10 +268,8 @@ def _by_rule(case: Case) -> ModelPlan:
         threads=threads,
         batch=choice.batch,
         requests=choice.requests,
-        queue=_queue(spec),
-        slo=SloPlan(latency_s=spec.slo.latency, percentile=spec.slo.percentile, rate_per_s=spec.slo.rate)
-        if spec.slo
-        else None,
+        queue=queue_of(spec),
+        slo=slo_of(spec),
         concurrency=spec.traffic.concurrency,
         priority=spec.priority,
         reasons=(*placement.reasons, *choice.reasons, *cpu_reasons, *shape_reasons, *reasons, _queue_reason(spec)),
@@ -289,9 +292,16 @@ def _shapes(case: Case) -> tuple[dict[str, list[int | str]], tuple[Reason, ...]]
     return {**shapes, **fixed}, (because("shapes", "batch fixed at 1: an NPU takes static shapes only", 29),)
 
 
-def _queue(spec: ModelSpec) -> QueuePlan:
+def queue_of(spec: ModelSpec) -> QueuePlan:
+    """Return the queue in front of the model, as the manifest says or as its SLO leaves time for."""
     timeout = spec.queue.timeout or (spec.slo.latency if spec.slo else TIMEOUT_S)
     return QueuePlan(limit=spec.queue.limit, timeout_s=timeout, memory_bytes=spec.queue.memory)
+
+
+def slo_of(spec: ModelSpec) -> SloPlan | None:
+    """Return the model's SLO in plain numbers."""
+    slo = spec.slo
+    return SloPlan(latency_s=slo.latency, percentile=slo.percentile, rate_per_s=slo.rate) if slo else None
 
 
 def _queue_reason(spec: ModelSpec) -> Reason:

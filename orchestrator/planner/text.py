@@ -30,7 +30,7 @@ def plan_to_text(
     """
     by_model = {change.model: change for change in changes or ()}
     blocks = [_heading(plan, by_model.get(None))]
-    blocks += [_model_block(model, by_model.get(model.name), (actual or {}).get(model.name)) for model in plan.models]
+    blocks += [model_to_text(model, by_model.get(model.name), (actual or {}).get(model.name)) for model in plan.models]
     blocks += [_wrapped(f"- {gone.model}", gone.cause) for gone in _gone(changes or ())]
     blocks.append(_closing(plan, changes, file))
     return "\n\n".join(blocks) + "\n"
@@ -85,7 +85,8 @@ def _heading(plan: DeploymentPlan, change: Change | None) -> str:
     return "\n".join(lines)
 
 
-def _model_block(model: ModelPlan, change: Change | None, actual: Mapping[str, str] | None) -> str:
+def model_to_text(model: ModelPlan, change: Change | None = None, actual: Mapping[str, str] | None = None) -> str:
+    """Return one model of a plan: its settings and why, what happens to it, and what was read back beside it."""
     sign = f"{change.symbol} " if change else ""
     lines = [f"{sign}{model.name}"]
     if change is not None:
