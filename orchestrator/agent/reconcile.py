@@ -458,6 +458,8 @@ class Reconciler:
                     "path": record.origin.path,
                     "base": record.origin.base,
                     "labels": record.origin.labels,
+                    "source": record.origin.source,
+                    "commit": record.origin.commit,
                 },
                 "desired": record.desired.model_dump(mode="json"),
             }

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,16 @@ MIGRATIONS = (
       reason TEXT NOT NULL, object TEXT NOT NULL, message TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
     CREATE INDEX events_of ON events (deployment, seq);
     """,
+    """
+    ALTER TABLE deployments ADD COLUMN source TEXT;
+    ALTER TABLE deployments ADD COLUMN commit_id TEXT;
+    ALTER TABLE revisions ADD COLUMN source TEXT;
+    ALTER TABLE revisions ADD COLUMN commit_id TEXT;
+    ALTER TABLE revisions ADD COLUMN author TEXT;
+    CREATE TABLE sources (
+      name TEXT PRIMARY KEY, manifest TEXT NOT NULL, origin TEXT NOT NULL, base TEXT NOT NULL, labels TEXT NOT NULL,
+      spec TEXT NOT NULL, generation INTEGER NOT NULL, created REAL NOT NULL, state TEXT NOT NULL DEFAULT '{}');
+    """,
 )
 """Each takes the schema one version further; `user_version` counts those done. Append, never edit."""
 
@@ -56,6 +66,12 @@ class Origin:
     base: str
     """Folder from which its relative paths start."""
     labels: dict[str, str]
+    source: str | None = None
+    """Source that it came from; None where somebody applied it."""
+    commit: str | None = None
+    """Of the source's repository, or what stands for it."""
+    author: str | None = field(default=None, compare=False)
+    """Of the commit; kept with the revision, not with the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,10 @@ class Revision:
     digest: str
     result: Result
     reason: str | None
+    source: str | None = None
+    """Source that it came from; None where somebody applied it."""
+    commit: str | None = None
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +179,11 @@ class Store:
 
     def deployments(self) -> list[DeploymentRecord]:
         """Return all deployments by name."""
-        return [_deployment(row) for row in self._read("SELECT * FROM deployments ORDER BY name")]
+        return [_deployment(row) for row in self.read("SELECT * FROM deployments ORDER BY name")]
 
     def deployment(self, name: str) -> DeploymentRecord | None:
         """Return one deployment."""
-        rows = self._read("SELECT * FROM deployments WHERE name = ?", name)
+        rows = self.read("SELECT * FROM deployments WHERE name = ?", name)
         return _deployment(rows[0]) if rows else None
 
     def propose(
@@ -183,30 +203,38 @@ class Store:
         text, labels = plan.model_dump_json(), json.dumps(origin.labels, sort_keys=True)
         if generation is None:
             generation = 1 if old is None else old.generation + (old.desired.digest() != plan.digest())
-        with self._write() as connection:
+        whence = (name, origin.manifest, origin.path, origin.base, labels)
+        with self.write() as connection:
             connection.execute(
-                "INSERT INTO deployments (name, manifest, origin, base, labels, generation, desired, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest,"
+                "INSERT INTO deployments"
+                " (name, manifest, origin, base, labels, generation, desired, created, source, commit_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest,"
                 " origin = excluded.origin, base = excluded.base, labels = excluded.labels,"
-                " generation = excluded.generation, desired = excluded.desired",
-                (name, origin.manifest, origin.path, origin.base, labels, generation, text, created or now),
+                " generation = excluded.generation, desired = excluded.desired, source = excluded.source,"
+                " commit_id = excluded.commit_id",
+                (*whence, generation, text, created or now, origin.source, origin.commit),
             )
             number = _next_number(connection, name)
-            revision = Revision(name, number, now, generation, origin.manifest, text, plan.digest(), "applying", None)
+            revision = Revision(
+                name, number, now, generation, origin.manifest, text, plan.digest(), "applying", None,
+                origin.source, origin.commit, origin.author,
+            )  # fmt: skip
             _insert_revision(connection, revision)
         return revision
 
     def annotate(self, name: str, origin: Origin) -> None:
         """Keep a manifest whose text changed while its plan did not."""
-        with self._write() as connection:
+        labels = json.dumps(origin.labels, sort_keys=True)
+        with self.write() as connection:
             connection.execute(
-                "UPDATE deployments SET manifest = ?, origin = ?, base = ?, labels = ? WHERE name = ?",
-                (origin.manifest, origin.path, origin.base, json.dumps(origin.labels, sort_keys=True), name),
+                "UPDATE deployments SET manifest = ?, origin = ?, base = ?, labels = ?, source = ?,"
+                " commit_id = ? WHERE name = ?",
+                (origin.manifest, origin.path, origin.base, labels, origin.source, origin.commit, name),
             )
 
     def applied(self, revision: Revision) -> None:
         """Record that the worker runs the revision's plan."""
-        with self._write() as connection:
+        with self.write() as connection:
             _settle(connection, revision, "applied", None)
             connection.execute(
                 "UPDATE deployments SET applied = ?, applied_revision = ? WHERE name = ?",
@@ -215,46 +243,46 @@ class Store:
 
     def failed(self, revision: Revision, reason: str) -> None:
         """Record that the revision could not be brought about, and why."""
-        with self._write() as connection:
+        with self.write() as connection:
             _settle(connection, revision, "failed", reason)
 
     def delete(self, name: str, now: float) -> None:
         """Forget the deployment; its revisions stay, with one more that says so."""
-        with self._write() as connection:
+        with self.write() as connection:
             row = connection.execute(
-                "SELECT generation, manifest, desired FROM deployments WHERE name = ?", (name,)
+                "SELECT generation, manifest, desired, source, commit_id FROM deployments WHERE name = ?", (name,)
             ).fetchone()
             if row is None:
                 return
             number, plan = _next_number(connection, name), DeploymentPlan.model_validate_json(row[2])
-            gone = Revision(name, number, now, row[0], row[1], row[2], plan.digest(), "deleted", None)
+            gone = Revision(name, number, now, row[0], row[1], row[2], plan.digest(), "deleted", None, row[3], row[4])
             _insert_revision(connection, gone)
             connection.execute("DELETE FROM deployments WHERE name = ?", (name,))
 
     def revisions(self, name: str) -> list[Revision]:
         """Return the revisions kept, oldest first."""
-        return [Revision(*row) for row in self._read("SELECT * FROM revisions WHERE deployment = ? ORDER BY 2", name)]
+        return [Revision(*row) for row in self.read("SELECT * FROM revisions WHERE deployment = ? ORDER BY 2", name)]
 
     def last_revision(self, name: str) -> Revision | None:
         """Return the newest revision."""
-        rows = self._read("SELECT * FROM revisions WHERE deployment = ? ORDER BY number DESC LIMIT 1", name)
+        rows = self.read("SELECT * FROM revisions WHERE deployment = ? ORDER BY number DESC LIMIT 1", name)
         return Revision(*rows[0]) if rows else None
 
     def set_conditions(self, name: str, conditions: Sequence[dict[str, Any]]) -> None:
         """Keep the conditions, for the times of their transitions."""
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute("UPDATE deployments SET conditions = ? WHERE name = ?", (json.dumps(conditions), name))
 
     # --- workers
 
     def workers(self) -> dict[str, WorkerRecord]:
         """Return the worker of each deployment that has one."""
-        return {row[0]: WorkerRecord(*row) for row in self._read("SELECT * FROM workers ORDER BY deployment")}
+        return {row[0]: WorkerRecord(*row) for row in self.read("SELECT * FROM workers ORDER BY deployment")}
 
     def set_worker(self, worker: WorkerRecord) -> None:
         """Record the process that serves a deployment."""
         values = (worker.deployment, worker.pid, worker.ticks, worker.boot, worker.slot, worker.generation)
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*values, worker.restarts, worker.started, worker.events_seen),
@@ -262,7 +290,7 @@ class Store:
 
     def forget_worker(self, deployment: str) -> None:
         """Record that no process serves the deployment."""
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute("DELETE FROM workers WHERE deployment = ?", (deployment,))
 
     # --- events
@@ -271,7 +299,7 @@ class Store:
         """Keep events; one equal to its deployment's last counts that up and takes its place at the end."""
         if not events:
             return
-        with self._write() as connection:
+        with self.write() as connection:
             for event in events:
                 _insert_event(connection, event)
             self._insertions += len(events)
@@ -285,7 +313,7 @@ class Store:
 
     def events(self, name: str | None, after: int, limit: int) -> list[dict[str, Any]]:
         """Return events with a number above `after`, the newest `limit` of them, oldest first."""
-        rows = self._read(
+        rows = self.read(
             "SELECT seq, time, deployment, type, reason, object, message, count FROM events"
             " WHERE seq > ? AND (? IS NULL OR deployment = ?) ORDER BY seq DESC LIMIT ?",
             *(after, name, name, max(0, min(limit, EVENTS_ANSWER_MAX))),
@@ -295,7 +323,8 @@ class Store:
 
     # --- the file
 
-    def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; raise OrchError."""
         assert self._connection is not None, "the store is open"
         try:
             return self._connection.execute(sql, values).fetchall()
@@ -303,7 +332,7 @@ class Store:
             raise self._error(error) from None
 
     @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def write(self) -> Iterator[sqlite3.Connection]:
         """Run the block as one transaction: all of it, or nothing and an OrchError."""
         connection = self._connection
         assert connection is not None, "the store is open"
@@ -357,14 +386,14 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _deployment(row: tuple[Any, ...]) -> DeploymentRecord:
-    name, manifest, path, base, labels, generation, desired, applied, revision, conditions, created = row
+    name, manifest, path, base, labels, generation, desired, applied, number, conditions, created, source, commit = row
     return DeploymentRecord(
         name=name,
-        origin=Origin(manifest, path, base, json.loads(labels)),
+        origin=Origin(manifest, path, base, json.loads(labels), source, commit),
         generation=generation,
         desired=DeploymentPlan.model_validate_json(desired),
         applied=None if applied is None else DeploymentPlan.model_validate_json(applied),
-        applied_revision=revision,
+        applied_revision=number,
         conditions=tuple(json.loads(conditions)),
         created=created,
     )
@@ -377,8 +406,9 @@ def _next_number(connection: sqlite3.Connection, name: str) -> int:
 
 def _insert_revision(connection: sqlite3.Connection, revision: Revision) -> None:
     r = revision
-    values = (r.deployment, r.number, r.time, r.generation, r.manifest, r.plan, r.digest, r.result, r.reason)
-    connection.execute("INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    settled = (r.deployment, r.number, r.time, r.generation, r.manifest, r.plan, r.digest, r.result, r.reason)
+    values = (*settled, r.source, r.commit, r.author)
+    connection.execute("INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     connection.execute(
         "DELETE FROM revisions WHERE deployment = ? AND number <= ?", (r.deployment, r.number - REVISIONS_MAX)
     )

@@ -128,3 +128,33 @@ def test_the_state_of_a_newer_orch_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OrchError, match="a newer orch") as caught:
         open_or_renew(path, "now")
     assert caught.value.kind is Kind.CONFLICT
+
+
+def test_a_deployment_and_its_revisions_keep_where_they_came_from(store: Store) -> None:
+    origin = Origin("text", "/d/shop.yaml", "/d", {}, "berlin", "c0ffee", "Ada <ada@example.com>")
+    store.applied(store.propose("shop", origin, a_plan(), NOW))
+    store.annotate("shop", Origin("text", "/d/shop.yaml", "/d", {}, "berlin", "decade"))
+    store.delete("shop", NOW)
+    first, last = store.revisions("shop")
+    assert (first.source, first.commit, first.author) == ("berlin", "c0ffee", "Ada <ada@example.com>")
+    assert (last.source, last.commit, last.result) == ("berlin", "decade", "deleted")
+
+
+def test_the_state_of_the_first_orch_is_carried_over(tmp_path: Path) -> None:
+    path, plan = tmp_path / "state.db", a_plan().model_dump_json()
+    connection = sqlite3.connect(path)
+    connection.executescript(f"BEGIN; {stores.MIGRATIONS[0]}; PRAGMA user_version = 1; COMMIT;")
+    values = ("shop", "text", "/d/shop.yaml", "/d", "{}", 3, plan, plan, 4, "[]", NOW)
+    connection.execute(f"INSERT INTO deployments VALUES ({','.join('?' * len(values))})", values)
+    revision = ("shop", 4, NOW, 3, "text", plan, a_plan().digest(), "applied", None)
+    connection.execute(f"INSERT INTO revisions VALUES ({','.join('?' * len(revision))})", revision)
+    connection.commit()
+    connection.close()
+    store, damaged = open_or_renew(path, "now")
+    record, last = store.deployment("shop"), store.last_revision("shop")
+    store.close()
+    assert damaged is None
+    assert record is not None
+    assert last is not None
+    assert (record.origin, record.applied) == (Origin("text", "/d/shop.yaml", "/d", {}), a_plan())
+    assert (last.number, last.source, last.commit, last.author) == (4, None, None, None)
