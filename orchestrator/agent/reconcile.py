@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import json
 import logging
 import threading
@@ -16,12 +15,14 @@ from typing import Any, assert_never
 
 from orchestrator.agent import listener, paths, planning
 from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
+from orchestrator.agent.decisions import Step, decide, overlap, to_prune
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
-from orchestrator.agent.supervisor import Supervisor, Unit, Worker, gone
+from orchestrator.agent.supervisor import Supervisor, Worker, gone
 from orchestrator.agent.turns import Report, Turns
+from orchestrator.agent.waiting import READY_POLL_MAX_S, ends_within, serves, until_known
 from orchestrator.errors import Kind, OrchError, Problem
-from orchestrator.planner.diff import Change, diff, needs_action
+from orchestrator.planner.diff import Change, diff
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.serving import admin
 
@@ -30,72 +31,10 @@ Json = dict[str, Any]
 APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 APPLY_TIMEOUT_MAX_S = 3600.0
 PLANNINGS_MAX = 3  # of one apply, when the cores that others have change while it is planned
-RESTART_WAIT_S = 60.0  # a worker that starts again is not ended for a change that it can make itself
 END_SEEN_S = 1.0  # from a connection that breaks off to the news that the process has ended
 READY_POLL_MIN_S = 0.02
-READY_POLL_MAX_S = 0.25
-
-ANY_HOST = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
 
 log = logging.getLogger(__name__)
-
-
-class Step(enum.Enum):
-    """What is done to a deployment."""
-
-    NOTHING = "nothing"
-    CREATE = "create"  # no worker serves it: start one
-    UPDATE = "update"  # the worker changes its pools in place
-    REPLACE = "replace"  # another worker takes over
-
-
-def decide(record: DeploymentRecord | None, serving: bool, changes: Sequence[Change]) -> Step:
-    """Return what to do; `changes` lead from what was last applied to what is wanted."""
-    if record is None or not serving:
-        return Step.CREATE
-    if any(change.model is None and change.action == "replace" for change in changes):
-        return Step.REPLACE
-    wanted_before = record.applied is not None and record.desired.digest() == record.applied.digest()
-    if wanted_before and not needs_action(tuple(changes)):
-        return Step.NOTHING
-    return Step.UPDATE
-
-
-def to_prune(records: Sequence[DeploymentRecord], wanted: Sequence[Wanted], exists: Callable[[str], bool]) -> list[str]:
-    """Return the deployments that `--prune` deletes: those not named that came from the same place as these documents.
-
-    The same place is a file that is named again, or a file of the same folder that is no longer there.
-    """
-    named = {one.name for one in wanted}
-    files, folders = {one.origin.path for one in wanted}, {one.origin.base for one in wanted}
-    return [
-        record.name
-        for record in records
-        if record.name not in named
-        and (
-            record.origin.path in files
-            or (
-                record.origin.base in folders
-                and Path(record.origin.path).is_absolute()
-                and not exists(record.origin.path)
-            )
-        )
-    ]
-
-
-def overlap(wanted: EndpointPlan, taken: EndpointPlan) -> list[str]:
-    """Return which of `http` and `grpc` cannot be listened on beside an endpoint that is taken."""
-    return [
-        field
-        for field, address in (("http", wanted.http), ("grpc", wanted.grpc))
-        if address is not None and any(_same_place(address, other) for other in (taken.http, taken.grpc) if other)
-    ]
-
-
-def _same_place(one: str, other: str) -> bool:
-    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
-    hosts = {{"localhost": "127.0.0.1"}.get(name, name) for name in (host, other_host)}
-    return port == other_port != "0" and (len(hosts) == 1 or bool(hosts & ANY_HOST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +219,8 @@ class Reconciler:
         record = self._store.deployment(one.name)
         unit = self._supervisor.unit(one.name)
         if record is not None and record.applied is not None:
-            await _until_known(unit, report, deadline)
-        serving = record is not None and record.applied is not None and _serves(unit)
+            await until_known(unit, report, deadline)
+        serving = record is not None and record.applied is not None and serves(unit)
         changes = diff(record.applied if record is not None and serving else None, plan)
         step = decide(record, serving, changes)
         for change in changes:
@@ -365,7 +304,7 @@ class Reconciler:
             hint = f"orch logs {course.plan.name}, or apply with a longer timeout"
             raise OrchError(Kind.DEADLINE, "the worker did not finish the change in time", hint=hint) from None
         except OrchError as error:
-            if error.kind is Kind.UNAVAILABLE and await _ends_within(worker, END_SEEN_S):
+            if error.kind is Kind.UNAVAILABLE and await ends_within(worker, END_SEEN_S):
                 raise OrchError(Kind.FAILED, worker.how_it_ended()) from None
             raise
         finally:
@@ -423,7 +362,7 @@ class Reconciler:
         pause_s = READY_POLL_MIN_S
         told: dict[str, str] = {}
         while loop.time() < course.deadline:
-            if await _ends_within(worker, pause_s):
+            if await ends_within(worker, pause_s):
                 raise worker.failure() or OrchError(Kind.FAILED, worker.how_it_ended())
             pause_s = min(READY_POLL_MAX_S, pause_s * 1.5)
             try:
@@ -536,7 +475,7 @@ class Reconciler:
             record, revision = self._store.deployment(name), self._store.last_revision(name)
             if record is None or revision is None or revision.result != "applying":
                 return
-            serving = record.applied is not None and _serves(self._supervisor.unit(name))
+            serving = record.applied is not None and serves(self._supervisor.unit(name))
             step = decide(record, serving, diff(record.applied if serving else None, record.desired))
             step = Step.UPDATE if step is Step.NOTHING else step
             try:
@@ -561,51 +500,6 @@ class Reconciler:
                 await self._carry_out(Step.CREATE, record.origin, plan, nobody, deadline)
             except OrchError as error:
                 log.warning("%s: %s", record.name, error)
-
-
-def _serves(unit: Unit) -> bool:
-    return unit.worker is not None and unit.worker.ready_at is not None and not unit.worker.retiring
-
-
-async def _until_known(unit: Unit, report: Report, deadline: float) -> None:
-    """Wait, a while at most, until the worker answers and serves: it may have died, or hang and be started again.
-
-    Raise UNAVAILABLE when a worker that has served does not answer for all that time.
-    """
-    loop = asyncio.get_running_loop()
-    until = min(deadline, loop.time() + RESTART_WAIT_S)
-    silent: set[Worker] = set()
-    while (worker := unit.worker) is not None and not unit.deaths.looping:
-        with suppress(OrchError):
-            await worker.status()
-            if worker.ready_at is not None:
-                return
-        if _fell_silent(worker) and worker not in silent:
-            silent.add(worker)
-            report({"deployment": unit.name, "model": None, "phase": "waiting", "message": _silent(worker)})
-        if loop.time() > until:
-            break
-        await _ends_within(worker, READY_POLL_MAX_S)
-    if worker is not None and _fell_silent(worker):
-        hint = f"orch logs {unit.name}; it is started again when it stays so"
-        raise OrchError(Kind.UNAVAILABLE, _silent(worker), where=unit.name, hint=hint)
-
-
-def _fell_silent(worker: Worker) -> bool:
-    return worker.ready_at is not None and worker.silent_since is not None and not worker.ended.is_set()
-
-
-def _silent(worker: Worker) -> str:
-    return f"the worker (pid {worker.identity.pid}) does not answer"
-
-
-async def _ends_within(worker: Worker, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await worker.ended.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _telling(attempt: Attempt, report: Report) -> Report:

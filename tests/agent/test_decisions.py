@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.agent import status
+from orchestrator.agent.decisions import Step, decide, overlap, to_prune
 from orchestrator.agent.planning import Wanted, read, together
-from orchestrator.agent.reconcile import Step, decide, overlap, to_prune
 from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, Patience, Silence, Stage, UnitState
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision
