@@ -48,6 +48,10 @@ class Apply:
     """Digest of the plan that the caller saw; another one is refused."""
     locked: bool = False
     """Refuse what the locks beside the manifests do not hold."""
+    measures: bool = True
+    """Measure what neither a lock nor the memory of this machine holds; else it is planned by rule."""
+    together: bool = False
+    """Try no further deployment after one that failed: the caller takes back what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,10 @@ class Reconciler:
         """Bring the deployments of the documents about; raise OrchError with all that failed, after trying all."""
         deadline = asyncio.get_running_loop().time() + min(asked.timeout_s, APPLY_TIMEOUT_MAX_S)
         wanted = await asyncio.to_thread(planning.read, asked.documents)
+        return await self.bring(wanted, asked, report, deadline)
+
+    async def bring(self, wanted: Sequence[Wanted], asked: Apply, report: Report, deadline: float) -> Json:
+        """Bring what was read about, as `apply` does; `deadline` is on the loop's clock."""
         await self._opened(report, deadline)
         attempt = Attempt(wanted, time.time())
         self.attempts.begin(attempt)
@@ -129,9 +137,11 @@ class Reconciler:
                         attempt.check(one.name)
                         if self._wish(one.name) != before[one.name]:
                             raise changed(one.name)
-                        outcomes.append(await self._apply_one(one, plan, report, deadline))
+                        outcomes.append(await self._apply_one(one.origin, plan, report, deadline))
                 except OrchError as error:
                     errors.append(error)
+                    if asked.together:
+                        break
         finally:
             for one in attempt.wanted:
                 self._claims.pop(one.name, None)
@@ -150,7 +160,7 @@ class Reconciler:
     ) -> list[DeploymentPlan]:
         """Plan, again if others took or gave back cores meanwhile, and claim what the plans take."""
         tell = _telling(attempt, report)
-        asking = Asking(asked.locked, measures=True, tell=_from_any_thread(tell))
+        asking = Asking(asked.locked, measures=asked.measures, tell=_from_any_thread(tell))
         message = _planning_message(attempt.wanted)
         for _ in range(PLANNINGS_MAX):
             report({"deployment": None, "model": None, "phase": "planning", "message": message})
@@ -215,23 +225,29 @@ class Reconciler:
             if attempt is not None:
                 attempt.scope = None
 
-    async def _apply_one(self, one: Wanted, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
-        record = self._store.deployment(one.name)
-        unit = self._supervisor.unit(one.name)
+    async def put_back(self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
+        """Bring about a plan that was made before, without planning; raise its OrchError."""
+        await self._opened(report, deadline)
+        async with self._turns.take([plan.name], report, deadline):
+            return await self._apply_one(origin, plan, report, deadline)
+
+    async def _apply_one(self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
+        record = self._store.deployment(plan.name)
+        unit = self._supervisor.unit(plan.name)
         if record is not None and record.applied is not None:
             await until_known(unit, report, deadline)
         serving = record is not None and record.applied is not None and serves(unit)
         changes = diff(record.applied if record is not None and serving else None, plan)
         step = decide(record, serving, changes)
         for change in changes:
-            report({"change": _change(one.name, change)})
+            report({"change": _change(plan.name, change)})
         if step is Step.NOTHING:
             assert record is not None, "nothing is done only to what exists"
-            if record.origin != one.origin:
-                self._store.annotate(one.name, one.origin)
+            if record.origin != origin:
+                self._store.annotate(plan.name, origin)
         else:
-            await self._carry_out(step, one.origin, plan, report, deadline)
-        return await self._outcome(one.name, changes)
+            await self._carry_out(step, origin, plan, report, deadline)
+        return await self._outcome(plan.name, changes)
 
     async def _carry_out(
         self, step: Step, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float
