@@ -18,6 +18,7 @@ from orchestrator.runner.pool import Outcome
 from orchestrator.serving.contract import NO_MEMORY, times
 from orchestrator.serving.dataplane import Admission, DataPlane
 from orchestrator.serving.http_body import ChunkedBody
+from orchestrator.serving.http_discard import Discard
 from orchestrator.serving.http_gate import (
     PLAIN_BODY_BYTES,
     PLAIN_KEPT_BYTES,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
 
 SCRATCH_BYTES = 16 * 1024  # what of a tensor lands here is copied, so small; a tiny model's whole request fits
 DISCARDED_BYTES = 256 * 1024  # of a refused body at once: a third of the CPU time less than in pieces of the scratch
+LARGE_BODY_BYTES = 64 * 1024  # whoever sends one is likely to send another:
+LARGE_BEGINNING_BYTES = 1024  # its head with the names of its tensors, and little of them
+USUAL_HEAD_BYTES = 1024
 STASH_LIMIT_BYTES = 64 * 1024  # of pipelined requests, kept while one is answered; then reading pauses
 END_OF_HEAD = b"\r\n\r\n"
 LINGER_S = 2.0  # for the client to read the last answer before the connection is cut
@@ -99,6 +103,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._scratch = memoryview(shared.scratch)
+        self._beginning = self._scratch  # where heads are read to: less of it, where tensors follow that are large
+        self._discard: Discard | None = None
         self._transport: asyncio.Transport
         self._phase = Phase.HEAD
         self._stash = bytearray()  # the beginning of a head, or what was pipelined: not yet looked at
@@ -153,9 +159,13 @@ class Connection(asyncio.BufferedProtocol):
         """Return the memory that the next bytes go to."""
         del sizehint
         if self._discards:
-            return memoryview(self._shared.discarded)[: self._need]
+            self._throw_away()
+            if self._discards:
+                return memoryview(self._shared.discarded)[: self._need]
         body = self._body
-        return self._scratch if body is None or body.sink is None else body.sink
+        if body is not None and body.sink is not None:
+            return body.sink
+        return self._scratch if self._phase is not Phase.HEAD else self._beginning
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take `nbytes` that the kernel has written."""
@@ -170,6 +180,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._phase = Phase.DISCARD if self._need else Phase.HEAD
             elif body is None or body.sink is None:
                 self._take(self._scratch[:nbytes])
+                if self._discards:
+                    self._throw_away()  # most of it is there already
             else:
                 body.filled(nbytes)
                 if body.sink is None:
@@ -181,6 +193,18 @@ class Connection(asyncio.BufferedProtocol):
     def _discards(self) -> bool:
         """Tell whether much of a refused body is left: it is read in large pieces, and nobody looks at them."""
         return self._phase is Phase.DISCARD and self._need > SCRATCH_BYTES
+
+    def _throw_away(self) -> None:
+        """Have the kernel throw away what has arrived of a refused body."""
+        if self._discard is None:
+            if not Discard.possible(self._transport):
+                return
+            self._discard = Discard(self._transport)
+        gone = self._discard.discard(self._need)
+        if gone:
+            self.since = self._shared.clock()
+            self._need -= gone
+            self._phase = Phase.DISCARD if self._need else Phase.HEAD
 
     # Reading, phase by phase; each returns what it left of the bytes
 
@@ -229,7 +253,9 @@ class Connection(asyncio.BufferedProtocol):
             self._stash += data
             data = memoryview(bytes(self._stash))
             self._stash.clear()
-        text = bytes(data[:HEAD_LIMIT_BYTES])
+        text = bytes(data[:USUAL_HEAD_BYTES])
+        if END_OF_HEAD not in text and len(data) > USUAL_HEAD_BYTES:
+            text = bytes(data[:HEAD_LIMIT_BYTES])
         begin = 0
         if text[0] in b"\r\n":  # RFC 9112 2.2: an empty line before a request is ignored
             begin = len(text) - len(text.lstrip(b"\r\n"))
@@ -240,6 +266,8 @@ class Connection(asyncio.BufferedProtocol):
             return data[:0]
         end += len(END_OF_HEAD)
         self._head = self._shared.heads(text[begin:end])
+        large = (self._head.content_length or 0) > LARGE_BODY_BYTES
+        self._beginning = self._scratch[:LARGE_BEGINNING_BYTES] if large else self._scratch
         self._begin(self._head)
         return data[end:]
 
@@ -552,6 +580,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_taking_answers(now):
             return
         limits = self._shared.limits
+        if self._discards:
+            self._throw_away()  # the loop is not woken for a little of it
         waited = now - self.since
         if self._closing:
             if waited > LINGER_S:

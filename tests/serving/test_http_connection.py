@@ -357,13 +357,30 @@ def test_a_full_pool_refuses_at_the_head_and_the_connection_goes_on(
     doubler.pool.close()
 
 
-@pytest.mark.parametrize("size", [16 * 1024, 256 * 1024, 600_000])
+@pytest.mark.parametrize("size", [16 * 1024, 256 * 1024, 600_000, 1_040_000])
 def test_what_comes_right_behind_a_large_refused_body_is_the_next_request(running: Running, size: int) -> None:
     # Planted bug that this caught: the piece that a refused body is read into was longer than the rest of the body.
     with running.connect() as wire:
         wire.send(post("nobody", b"x" * size, json_length=5) + READY)
         assert wire.reply().status == 404
         assert wire.reply().status == 200
+
+
+def test_a_refused_body_that_comes_in_pieces_ends_where_it_says(running: Running, clock: Clock) -> None:
+    with running.connect() as wire:
+        for size, piece in ((1_040_000, 300_000), (600_000, 99_999), (100_000, 20_000)):
+            body = b"x" * size
+            assert wire.ask(post("nobody", body[:piece], json_length=5, length=size)).status == 404
+            for begin in range(piece, size, piece):
+                wire.send(body[begin : begin + piece])
+                later(running, clock, 6)  # each piece keeps the connection for another ten seconds
+            assert wire.ask(READY).status == 200
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_refused_body_is_forgotten(running: Running) -> None:
+    with running.connect() as wire:
+        assert wire.ask(post("nobody", b"x" * 300_000, json_length=5, length=1_000_000)).status == 404
+    running.until(lambda: running.http.connections == 0)
 
 
 def test_a_body_that_the_queues_memory_can_never_hold_is_too_large(
