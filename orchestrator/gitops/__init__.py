@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.gitops.remote import Checkout, Commit, GitRemote, Limits, Repository
+from orchestrator.gitops.gathering import Limits
+from orchestrator.gitops.remote import Checkout, Commit, GitRemote, Repository
 
 __all__ = ["Checkout", "Commit", "GitRemote", "Limits", "Repository"]

@@ -7,17 +7,39 @@ with a hint, and no text ever holds a credential:
     UNAUTHORIZED                the remote wants another token or key
     NOT_FOUND                   there is no such repository, branch, commit or path
     INVALID, TOO_LARGE          the commit breaks a rule (not signed by an allowed signer, a link that leads out, over a
-                                limit), or the remote is described wrongly: not to be tried again until something changed
+                                limit), or the remote is described wrongly: not to be tried again before a change
     UNSUPPORTED                 this machine lacks the git program, or ssh
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.errors import Kind, OrchError
+from orchestrator.gitops.checkouts import Blob, Checkouts, Record
+from orchestrator.gitops.gathering import Gathering, Limits
+from orchestrator.gitops.hardening import (
+    Credentials,
+    check,
+    checked_address,
+    checked_branch,
+    checked_folder,
+    read_token,
+)
+from orchestrator.gitops.lfs import LfsFiles
+from orchestrator.gitops.objects import DamagedError, Objects, check_commit_id
+from orchestrator.gitops.program import Deadline
+from orchestrator.gitops.tree import LINK_BYTES_MAX, LINK_MODE, LINKS_MAX, Taken, Tree, parse_listing
 
 TIMEOUT_S = 60.0
+STORE_BYTES_MAX = 64 * 2**20  # of what git keeps beside the checkouts, or twice the size of those
+PACKS_MAX = 60  # each fetch makes two or three, and git looks into all of them
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +47,7 @@ class GitRemote:
     """Where a repository is, what of it is wanted, and what opens it."""
 
     url: str
-    """https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, file:///PATH or /PATH; never with a password or token."""
+    """https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, file:///PATH or /PATH; never with a secret."""
     branch: str | None = None
     """None: the one that the remote's HEAD names."""
     path: str = "."
@@ -64,35 +86,30 @@ class Checkout:
     """`root` / GitRemote.path; the manifests are here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one commit may cost."""
-
-    files: int = 20_000
-    file_bytes: int = 8 * 2**30
-    """Of one file, Git LFS included."""
-    total_bytes: int = 16 * 2**30
-    """Of all files that are taken of one commit."""
-
-
 class Repository:
     """One remote and what was fetched of it, in a folder that is its own. Not for two threads at a time."""
 
     def __init__(self, folder: Path, remote: GitRemote, limits: Limits | None = None) -> None:
-        self._folder = folder
         self._remote = remote
         self._limits = limits or Limits()
+        self._checkouts = Checkouts(folder)
+        self._folder = folder
 
     def head(self) -> str:
         """Return the commit id that the branch has at the remote now; nothing is fetched."""
-        raise NotImplementedError
+        branch = None if self._remote.branch is None else checked_branch(self._remote.branch)
+        return self._objects().head(branch, self._deadline())
 
     def fetch(self, commit_id: str) -> Checkout:
         """Return the commit's checkout, fetched where it is not there: everything in `GitRemote.path`.
 
         What manifests name elsewhere in the repository (`../models/x.onnx`) is added by `bring`.
         """
-        raise NotImplementedError
+        check_commit_id(commit_id)
+        record = self._checkouts.find(commit_id)
+        if record is None or self._remote.allowed_signers_file is not None or not self._fits(record):
+            record = self._repairing(partial(self._fetch, commit_id, record))
+        return self._checkout(commit_id, record)
 
     def bring(self, checkout: Checkout, paths: Iterable[str]) -> tuple[str, ...]:
         """Add files or whole folders of the commit to its checkout; return which of `paths` the commit has.
@@ -100,12 +117,98 @@ class Repository:
         Paths are relative to `checkout.root`, without `..`. What is there already costs nothing; what the commit does
         not have is passed over; links are followed to what they name. Git LFS pointers become the files they stand for.
         """
-        raise NotImplementedError
+        wanted = [checked_folder(path) for path in paths]
+        if all(os.path.lexists(checkout.root / path) and not (checkout.root / path).is_dir() for path in wanted):
+            return tuple(wanted)
+        return self._repairing(partial(self._bring, checkout.commit.id, wanted))
 
     def authored(self, checkout: Checkout, file: Path, line: int) -> Commit:
         """Return who last touched that line, as far as is known: the fetched history is one commit deep."""
-        raise NotImplementedError
+        del file, line
+        return checkout.commit
 
     def keep(self, ids: Collection[str]) -> None:
         """Remove the checkouts of all other commits, and what only they needed."""
-        raise NotImplementedError
+        kept = self._checkouts.keep(ids)
+        objects = self._objects()
+        size, packs = objects.size()
+        if size > max(STORE_BYTES_MAX, 2 * kept) or packs > PACKS_MAX:
+            objects.discard()  # git itself never gives back what came of a partial clone; files are in the checkouts
+
+    def _objects(self) -> Objects:
+        remote = self._remote
+        address = checked_address(remote.url)
+        credentials = Credentials(
+            remote.token_file, remote.ssh_key_file, remote.known_hosts_file, remote.allowed_signers_file
+        )
+        check(address, credentials)
+        read_token(remote.token_file)
+        return Objects(self._folder, address, credentials)
+
+    def _deadline(self) -> Deadline:
+        return Deadline.of(self._remote.timeout_s)
+
+    def _repairing(self, action: Callable[[Objects, Deadline], T]) -> T:
+        """Act; where our own repository turns out to be damaged, throw it away and act once more."""
+        objects, deadline = self._objects(), self._deadline()
+        try:
+            return action(objects, deadline)
+        except DamagedError:
+            objects.discard()
+        try:
+            return action(objects, deadline)
+        except DamagedError as error:
+            objects.discard()
+            raise OrchError(Kind.UNAVAILABLE, f"git failed twice: {error}", where=str(self._folder)) from None
+
+    def _fits(self, record: Record) -> bool:
+        """Return whether a checkout was made for the folder that is wanted now."""
+        return record.about["path"] == checked_folder(self._remote.path)
+
+    def _fetch(self, commit_id: str, record: Record | None, objects: Objects, deadline: Deadline) -> Record:
+        objects.fetch_commit(commit_id, deadline, self._limits.total_bytes)
+        if self._remote.allowed_signers_file is not None:
+            objects.verify(commit_id, deadline)
+        if record is not None and self._fits(record):
+            return record
+        path = checked_folder(self._remote.path)
+        tree = self._tree(commit_id, objects, deadline)
+        if not tree.has_folder(path):
+            what = f"the commit {commit_id[:12]} has no folder {path!r}"
+            raise OrchError(Kind.NOT_FOUND, what, where=self._remote.url, hint="check path, and what was pushed")
+        files, links = self._files(tree.take([path]), objects, deadline)
+        author, when, subject = objects.about(commit_id, deadline)
+        about: dict[str, str | float] = {"author": author, "time": when, "subject": subject, "path": path}
+        if record is None:
+            self._checkouts.place(commit_id, files, links, about)
+        else:
+            self._checkouts.add(commit_id, files, links, about)
+        return Record(about, {}, {})
+
+    def _bring(self, commit_id: str, paths: Sequence[str], objects: Objects, deadline: Deadline) -> tuple[str, ...]:
+        objects.fetch_commit(commit_id, deadline, self._limits.total_bytes)
+        tree = self._tree(commit_id, objects, deadline)
+        found = tuple(path for path in paths if tree.has(path))
+        files, links = self._files(tree.take(found), objects, deadline)
+        self._checkouts.add(commit_id, files, links, None)
+        return found
+
+    def _tree(self, commit_id: str, objects: Objects, deadline: Deadline) -> Tree:
+        entries = parse_listing(objects.listing(commit_id, deadline))
+        links = {entry.path: entry.object_id for entry in entries if entry.mode == LINK_MODE}
+        limits = Limits(LINKS_MAX, LINK_BYTES_MAX, LINKS_MAX * LINK_BYTES_MAX)
+        blobs = Gathering(self._checkouts, objects, deadline, limits).blobs(links)
+        return Tree(entries, {path: os.fsdecode(self._checkouts.read(blob)) for path, blob in blobs.items()})
+
+    def _files(self, taken: Taken, objects: Objects, deadline: Deadline) -> tuple[dict[str, Blob], Mapping[str, str]]:
+        gathering = Gathering(self._checkouts, objects, deadline, self._limits)
+        blobs = gathering.blobs(taken.files)
+        address, token = checked_address(self._remote.url), read_token(self._remote.token_file)
+        lfs = LfsFiles(address, token, objects.ssh, deadline)
+        return gathering.with_large_files(blobs, lfs), taken.links
+
+    def _checkout(self, commit_id: str, record: Record) -> Checkout:
+        about = record.about
+        commit = Commit(commit_id, str(about["author"]), float(about["time"]), str(about["subject"]))
+        root = self._checkouts.root(commit_id)
+        return Checkout(commit, root, root / checked_folder(self._remote.path))

@@ -1,0 +1,164 @@
+"""Runs a program for a repository: within a deadline, within limits, with all it started ended in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from orchestrator.errors import Kind, OrchError
+
+OUT_MAX = 64 * 2**20  # of a listing: some 600,000 files
+ERR_MAX = 16 * 1024  # of messages, the last ones
+PIECE_BYTES = 256 * 1024
+ADDRESS_SPACE_BYTES = 4 * 2**30  # git maps packs in windows; what wants more is a commit made to exhaust the machine
+# The limits are set by a shell, because Python cannot set them between fork and exec while it has threads.
+# It yields to inference (nice); `ulimit -f` counts blocks of 512 bytes, `-v` those of 1024.
+_LIMITED = 'ulimit -c 0; ulimit -f "$1"; ulimit -v "$2"; shift 2; exec nice -n 10 "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call must have ended, and what its limit was, for the error."""
+
+    at: float
+    timeout_s: float
+
+    @classmethod
+    def of(cls, timeout_s: float) -> Deadline:
+        """Return the deadline of a call that begins now."""
+        return cls(time.monotonic() + timeout_s, timeout_s)
+
+    def left(self, doing: str) -> float:
+        """Return the seconds that are left; raise DEADLINE where none are."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            hint = "raise its timeout, or look at the network to the remote"
+            raise OrchError(Kind.DEADLINE, f"{doing} took longer than {self.timeout_s:g} s", hint=hint)
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended."""
+
+    status: int
+    out: bytes
+    err: str
+
+
+def need(program: str, path: str, why: str) -> None:
+    """Raise UNSUPPORTED where this machine does not have the program."""
+    if shutil.which(program, path=path) is None:
+        hint = f"install it, such as with: apt-get install {_PACKAGES.get(program, program)}"
+        raise OrchError(Kind.UNSUPPORTED, f"the program {program} is not installed, {why}", hint=hint)
+
+
+_PACKAGES = {"ssh": "openssh-client", "ssh-keygen": "openssh-client"}
+
+
+class Running:
+    """A program whose output is read piece by piece; a context manager that ends it and all it started."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        deadline: Deadline,
+        stdin: bytes = b"",
+        file_max: int = 2**40,
+    ) -> None:
+        limits = [str(-(-file_max // 512)), str(ADDRESS_SPACE_BYTES // 1024)]
+        self._command = ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command]
+        self._doing = " ".join(command[:1])
+        self._environment = dict(environment)
+        self._cwd = cwd
+        self._deadline = deadline
+        self._stdin = stdin
+        self._err = bytearray()
+        self._input: IO[bytes]
+        self._process: subprocess.Popen[bytes]
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Running:
+        self._input = tempfile.TemporaryFile()  # a pipe could stop both sides, each waiting for the other
+        try:
+            self._input.write(self._stdin)
+            self._input.seek(0)
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=self._input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self._cwd,
+                env=self._environment,
+                bufsize=0,
+                start_new_session=True,  # one group, to be ended together; no terminal to ask on
+            )
+        except OSError as error:
+            self._input.close()
+            raise OrchError(Kind.UNAVAILABLE, f"cannot start {self._doing}: {error.strerror}") from None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._selector.register(self._process.stderr, selectors.EVENT_READ)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr, self._input):
+            assert pipe is not None
+            pipe.close()
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield its output as it comes, to the end; raise DEADLINE."""
+        while self._selector.get_map():
+            for key, _ in self._selector.select(self._deadline.left(self._doing)):
+                data = os.read(key.fd, PIECE_BYTES)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+                elif key.fileobj is self._process.stderr:
+                    self._err = (self._err + data)[-ERR_MAX:]
+                else:
+                    yield data
+
+    def end(self) -> Ended:
+        """Wait for its end, after its output has ended; raise DEADLINE."""
+        try:
+            status = self._process.wait(self._deadline.left(self._doing))
+        except subprocess.TimeoutExpired:
+            self._deadline.left(self._doing)
+            raise
+        return Ended(status, b"", self._err.decode("utf-8", "replace"))
+
+
+def run(running: Running, *, out_max: int = OUT_MAX) -> Ended:
+    """Run to the end; raise DEADLINE, and TOO_LARGE for output over `out_max` bytes."""
+    out = bytearray()
+    with running:
+        for piece in running.pieces():
+            out += piece
+            if len(out) > out_max:
+                raise OrchError(
+                    Kind.TOO_LARGE, f"git lists more than {out_max} bytes", hint="name a smaller repository"
+                )
+        ended = running.end()
+    return Ended(ended.status, bytes(out), ended.err)

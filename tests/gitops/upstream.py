@@ -1,0 +1,220 @@
+"""A Git server for tests: repositories made with the real git program, served as paths and over HTTP with a token."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+TIMEOUT_S = 20
+AUTHOR = {
+    "GIT_AUTHOR_NAME": "Ada",
+    "GIT_AUTHOR_EMAIL": "ada@example.com",
+    "GIT_COMMITTER_NAME": "Ada",
+    "GIT_COMMITTER_EMAIL": "ada@example.com",
+}
+ALONE = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+
+
+def git(cwd: Path, *words: str, text: bytes = b"", more: Mapping[str, str] | None = None) -> str:
+    """Run git for a test, without the configuration of whoever runs the test."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), **ALONE, **AUTHOR, **(more or {})}
+    ran = subprocess.run(
+        ["git", *words], cwd=cwd, input=text, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
+    )
+    assert ran.returncode == 0, f"git {' '.join(words)}: {ran.stderr.decode()}"
+    return ran.stdout.decode().strip()
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A repository that somebody pushes to."""
+
+    path: Path
+    """Bare."""
+
+    @classmethod
+    def at(cls, path: Path) -> Upstream:
+        path.mkdir(parents=True)
+        git(path, "init", "--quiet", "--bare", "-b", "main", ".")
+        git(path, "config", "uploadpack.allowFilter", "true")
+        return cls(path)
+
+    def commit(
+        self,
+        files: Mapping[str, bytes | str],
+        *,
+        branch: str = "main",
+        links: Mapping[str, str] | None = None,
+        subject: str = "a change",
+        parent: str | None = None,
+        signed_with: Path | None = None,
+    ) -> str:
+        """Commit exactly these files; return the id."""
+        index = {"GIT_INDEX_FILE": str(self.path / "test-index")}
+        (self.path / "test-index").unlink(missing_ok=True)
+        lines = [f"100644 {self.blob(data)}\t{path}" for path, data in files.items()]
+        lines += [f"120000 {self.blob(target)}\t{path}" for path, target in (links or {}).items()]
+        git(self.path, "update-index", "--add", "--index-info", text="\n".join(lines).encode(), more=index)
+        return self.commit_tree(
+            git(self.path, "write-tree", more=index),
+            branch=branch,
+            subject=subject,
+            parent=parent,
+            signed_with=signed_with,
+        )
+
+    def commit_tree(
+        self,
+        tree: str,
+        *,
+        branch: str = "main",
+        subject: str = "a change",
+        parent: str | None = None,
+        signed_with: Path | None = None,
+    ) -> str:
+        """Commit a tree as it is; return the id."""
+        sign = [] if signed_with is None else ["-S"]
+        config = [] if signed_with is None else ["-c", "gpg.format=ssh", "-c", f"user.signingkey={signed_with}"]
+        parents = [] if parent is None else ["-p", parent]
+        made = git(self.path, *config, "commit-tree", *sign, *parents, "-m", subject, tree)
+        git(self.path, "update-ref", f"refs/heads/{branch}", made)
+        return made
+
+    def blob(self, data: bytes | str) -> str:
+        return git(self.path, "hash-object", "-w", "--stdin", text=data.encode() if isinstance(data, str) else data)
+
+    def raw_tree(self, *entries: tuple[str, bytes, str]) -> str:
+        """Write a tree that git itself would refuse: mode, name and id of each entry."""
+        data = b"".join(mode.encode() + b" " + name + b"\0" + bytes.fromhex(each) for mode, name, each in entries)
+        return git(self.path, "hash-object", "-w", "--literally", "-t", "tree", "--stdin", text=data)
+
+    def lfs(self, content: bytes) -> str:
+        """Keep content as git-lfs does in a repository; return the pointer that stands for it."""
+        digest = hashlib.sha256(content).hexdigest()
+        kept = self.path / "lfs" / "objects" / digest[:2] / digest[2:4] / digest
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(content)
+        return pointer(digest, len(content))
+
+
+def pointer(digest: str, size: int) -> str:
+    """Return the text that stands in a commit for a file of Git LFS."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"
+
+
+@dataclass
+class Server:
+    """What a test says to the server, and what that heard."""
+
+    root: Path
+    url: str = ""
+    token: str | None = None
+    redirect: str | None = None
+    """Where every request is sent on to."""
+    lfs_href: str | None = None
+    """Where LFS files are said to be, in place of this server; ends in a slash."""
+    heard: list[tuple[str, str | None]] = field(default_factory=list)
+    """Path and Authorization of each request."""
+
+
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[Server]:
+    """Serve the repositories in a folder over smart HTTP by git's own http-backend, and their LFS files."""
+    server = Server(root)
+
+    class Handler(_Handler):
+        about = server
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listening.daemon_threads = True
+    server.url = f"http://127.0.0.1:{listening.server_address[1]}"
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        listening.shutdown()
+        listening.server_close()
+        thread.join(TIMEOUT_S)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    about: Server
+    protocol_version = "HTTP/1.0"
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def _answer(self, body: bytes) -> None:
+        about, given = self.about, self.headers.get("Authorization")
+        about.heard.append((self.path, given))
+        path, _, query = self.path.partition("?")
+        if about.redirect is not None:
+            self._say(302, b"", {"Location": about.redirect + self.path})
+        elif path.startswith("/lfs-files/"):
+            self._lfs_file(path.rpartition("/")[2])
+        elif about.token is not None and given != "Basic " + base64.b64encode(about.token.encode()).decode():
+            self._say(401, b"no", {"WWW-Authenticate": 'Basic realm="git"'})
+        elif path.endswith("/info/lfs/objects/batch"):
+            self._lfs_batch(body)
+        else:
+            self._backend(path, query, body)
+
+    def _say(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _lfs_batch(self, body: bytes) -> None:
+        base = self.about.lfs_href or f"{self.about.url}/lfs-files/"
+        objects = [
+            {**each, "actions": {"download": {"href": base + each["oid"], "header": {"X-Ticket": "7"}}}}
+            for each in json.loads(body)["objects"]
+        ]
+        answer = json.dumps({"transfer": "basic", "objects": objects}).encode()
+        self._say(200, answer, {"Content-Type": "application/vnd.git-lfs+json"})
+
+    def _lfs_file(self, digest: str) -> None:
+        found = next(iter(self.about.root.glob(f"*/lfs/objects/{digest[:2]}/{digest[2:4]}/{digest}")), None)
+        if found is None or self.headers.get("X-Ticket") != "7":
+            self._say(404, b"", {})
+        else:
+            self._say(200, found.read_bytes(), {})
+
+    def _backend(self, path: str, query: str, body: bytes) -> None:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(self.about.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            **ALONE,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "REMOTE_ADDR": "127.0.0.1",
+        }
+        ran = subprocess.run(
+            ["git", "http-backend"], input=body, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
+        )
+        head, _, answer = ran.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
+        self._say(int(headers.pop("Status", "200").split(" ")[0]), answer, headers)
