@@ -187,7 +187,13 @@ Scalar = str | bool | int | float
 LabelKey = Annotated[str, Field(pattern=f"^{LABEL_KEY_PATTERN}$")]
 LabelValue = Annotated[str, Field(max_length=256)]
 PropertyKey = Annotated[str, Field(pattern=f"^{PROPERTY_PATTERN}$")]
-FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class FileName:
+    """Mark of a type whose values name files, by which `gitops.bounds` finds every one of them."""
+
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), FileName()]
 
 
 class Metadata(Strict):
