@@ -204,23 +204,44 @@ def drift(
     `infos` are the model files by model, `cpus` the cores that the models would share, `models` those that need a
     decision (by default as the manifest says).
     """
-    name = deployment.metadata.name
     machine = lock.machine(fingerprint(inventory))
     if machine is None:
         return (_machine_drift(lock, inventory),)
+    digests = {model: info.sha256 for model, info in infos.items()}
+    return _drifts(machine, deployment, digests, cpus, to_decide(deployment) if models is None else models)
+
+
+def drift_there(machine: LockedMachine, deployment: Deployment, digests: Mapping[str, str | None]) -> tuple[Drift, ...]:
+    """Return all that makes what is locked for that machine not fit the deployment, without asking the machine.
+
+    `digests` are those of the model files, None for one that cannot be read here and is not compared. The cores are
+    compared where the manifest states how many it wants: otherwise only the machine knows what others leave.
+    """
+    asked, effective = deployment.spec.resources.cpus, machine.facts.get("effective_cpus")
+    cpus = asked if effective is None or asked is None else min(asked, effective)
+    return _drifts(machine, deployment, digests, cpus, to_decide(deployment))
+
+
+def _drifts(
+    machine: LockedMachine,
+    deployment: Deployment,
+    digests: Mapping[str, str | None],
+    cpus: int | None,
+    wanted: Collection[str],
+) -> tuple[Drift, ...]:
+    name = deployment.metadata.name
     found = machine.deployments.get(name)
     if found is None:
         return (Drift("missing", None, f"the lock has no deployment {name!r} for this machine", AGAIN),)
-    drifts = [] if cpus == found.cpus else [_cores_drift(found.cpus, cpus)]
+    drifts = [] if cpus is None or cpus == found.cpus else [_cores_drift(found.cpus, cpus)]
     specs = {model.name: model for model in deployment.spec.models}
-    wanted = to_decide(deployment) if models is None else models
     for model in sorted({*found.models, *wanted}):
         if model not in found.models:
             drifts.append(Drift("manifest", model, "the lock does not have this model", AGAIN))
         elif model not in specs:
             drifts.append(Drift("manifest", model, "the manifest no longer has this model", AGAIN))
         else:
-            drifts += _model_drift(specs[model], infos[model], found.models[model])
+            drifts += _model_drift(specs[model], digests.get(model), found.models[model])
     return tuple(drifts)
 
 
@@ -229,10 +250,10 @@ def _cores_drift(before: int, now: int) -> Drift:
     return Drift("cores", None, f"the lock is for {before} cores, and {now} are to be had now", hint)
 
 
-def _model_drift(spec: ModelSpec, info: ModelInfo, found: LockedModel) -> list[Drift]:
+def _model_drift(spec: ModelSpec, now: str | None, found: LockedModel) -> list[Drift]:
     drifts = []
-    was, now = found.decision.model_sha256, info.sha256
-    if was != now:
+    was = found.decision.model_sha256
+    if now is not None and was != now:
         what = f"the model file was {was[:12]}... and is {now[:12]}..."
         drifts.append(Drift("model", spec.name, what, "put the file back, or plan anew: orch plan --write-lock FILE"))
     asked = _plain(asked_of(spec))

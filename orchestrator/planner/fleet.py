@@ -1,0 +1,76 @@
+"""Whether a deployment's lock holds what its manifest wants, on every machine that the lock knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.errors import Problem
+from orchestrator.planner.lock import LockedMachine, drift_there
+from orchestrator.planner.modes import to_decide
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan
+from orchestrator.planner.sketch import ModelFile, Wanted, sketch
+from orchestrator.units import format_rate
+
+NO_LOCK = "measure once where it runs, review and commit it: orch plan --write-lock FILE"
+FETCH = "paths are relative to the manifest's folder"
+UNHELD = "lower slo.rate or allow more latency, then plan anew: orch plan --write-lock FILE"
+
+
+def problems(wanted: Wanted) -> tuple[Problem, ...]:
+    """Return what keeps `orch apply --locked` from serving the deployment as its SLOs say; nothing where all is well.
+
+    That is a model file that is not there or not the pinned one, a lock that is missing or does not fit a machine that
+    it knows, and a plan that does not hold its SLO.
+    """
+    return (*_files(wanted), *(_lock(wanted) if to_decide(wanted.deployment) else ()))
+
+
+def _lock(wanted: Wanted) -> Iterator[Problem]:
+    if wanted.lock is None:
+        yield Problem("there is no lock file beside the manifest", wanted.name, NO_LOCK)
+    elif not wanted.lock.machines:
+        yield Problem("the lock is empty", wanted.name, NO_LOCK)
+    else:
+        for machine in wanted.lock.machines:
+            yield from _on(machine, wanted)
+
+
+def unheld(plan: DeploymentPlan, there: str = "this machine") -> Iterator[Problem]:
+    """Yield a problem for each model of the plan that was found not to hold its SLO."""
+    for model in plan.models:
+        if model.verdict in {"infeasible", "rejected"}:
+            yield Problem(_unheld(model, there), f"{plan.name}/{model.name}", UNHELD)
+
+
+def words(machine: LockedMachine) -> str:
+    """Return what people call the machine: `2 x Intel Xeon, OpenVINO 2026.4.1 (193165b22a565b5b)`."""
+    cpus, cpu = machine.facts.get("effective_cpus", "?"), machine.facts.get("cpu", "unknown processor")
+    return f"{cpus} x {cpu}, OpenVINO {machine.openvino} ({machine.fingerprint})"
+
+
+def _on(machine: LockedMachine, wanted: Wanted) -> Iterator[Problem]:
+    digests = {name: file.sha256 for name, file in wanted.files.items()}
+    found = drift_there(machine, wanted.deployment, digests)
+    for each in found:
+        where = wanted.name if each.model is None else f"{wanted.name}/{each.model}"
+        yield Problem(f"{each.what}, on {words(machine)}", where, each.hint)
+    if not found:
+        yield from unheld(sketch(wanted, machine), words(machine))
+
+
+def _unheld(model: ModelPlan, there: str) -> str:
+    rate = model.slo.rate_per_s if model.slo else None
+    at = "" if rate is None else f" at {format_rate(rate)}"
+    most = "" if model.capacity_per_s is None else f", which carries {format_rate(model.capacity_per_s)}"
+    return f"the SLO does not hold{at} on {there}{most} ({model.verdict})"
+
+
+def _files(wanted: Wanted) -> Iterator[Problem]:
+    """Yield what is wrong with the model files, of which only the digests are known."""
+    for spec in wanted.deployment.spec.models:
+        found, where = wanted.files.get(spec.name, ModelFile()).sha256, f"{wanted.name}/{spec.name}"
+        if found is None:
+            yield Problem(f"the model file {spec.source} cannot be read", where, FETCH)
+        elif spec.sha256 is not None and spec.sha256 != found:
+            what = f"the manifest pins {spec.sha256[:12]}..., and {spec.source} is {found[:12]}..."
+            yield Problem(what, where, "restore the file, or pin the new digest")
