@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,14 @@ from orchestrator.cli.manifests import check_files, read
 from orchestrator.cli.render import out
 
 if TYPE_CHECKING:
-    from orchestrator.manifest.load import Document
+    from orchestrator.manifest.load import Manifests
+
+
+class Kind(enum.StrEnum):
+    """Kinds of manifests."""
+
+    DEPLOYMENT = "deployment"
+    SOURCE = "source"
 
 
 @app.command(cls=LightCommand)
@@ -35,19 +44,21 @@ def validate(
     manifests = read(files)
     if sources:
         check_files(manifests)
-    out("".join(line + "\n" for line in _summaries(manifests.documents)))
+    out("".join(line + "\n" for line in _summaries(manifests)))
 
 
-@app.command(cls=LightCommand)
-def schema() -> None:
+@app.command("schema", cls=LightCommand)
+def write_schema(
+    kind: Annotated[Kind, typer.Option(help="Kind of the manifest.")] = Kind.DEPLOYMENT,
+) -> None:
     """Write the JSON Schema of a manifest, for editors.
 
     \b
     Example: orch schema > deployment.schema.json
     """
-    from orchestrator.manifest.schema import schema_text  # only this command generates it
+    from orchestrator.manifest import schema, source_spec, spec  # only this command generates it
 
-    out(schema_text())
+    out(schema.schema_text(source_spec.Source if kind is Kind.SOURCE else spec.Deployment))
 
 
 @app.command(cls=LightCommand)
@@ -70,17 +81,19 @@ def version() -> None:
     out(f"orch {of('orch-openvino')}\npython {platform.python_version()}\nopenvino {of('openvino')}\n")
 
 
-def _summaries(documents: Iterable[Document]) -> list[str]:
-    """Return one line for each file: how many deployments and models it holds."""
-    counts: dict[str, tuple[int, int]] = {}
-    for document in documents:
-        name = _shown(document.path)
-        deployments, models = counts.get(name, (0, 0))
-        counts[name] = (deployments + 1, models + len(document.deployment.spec.models))
-    return [
-        f"{name}: ok ({_counted(deployments, 'deployment')}, {_counted(models, 'model')})"
-        for name, (deployments, models) in counts.items()
-    ]
+def _summaries(manifests: Manifests) -> list[str]:
+    """Return one line for each file: how many deployments, models and sources it holds."""
+    counts: dict[str, Counter[str]] = {}
+    for document in manifests.documents:
+        models = len(document.deployment.spec.models)
+        counts.setdefault(_shown(document.path), Counter()).update(deployment=1, model=models)
+    for source in manifests.sources:
+        counts.setdefault(_shown(source.path), Counter()).update(source=1)
+    return [f"{name}: ok ({_all_counted(found)})" for name, found in counts.items()]
+
+
+def _all_counted(found: Mapping[str, int]) -> str:
+    return ", ".join(_counted(found[what], what) for what in ("deployment", "model", "source") if found[what])
 
 
 def _shown(path: Path | None) -> str:

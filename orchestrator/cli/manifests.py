@@ -18,10 +18,11 @@ def read(files: list[str]) -> Manifests:
 
 
 def check_files(manifests: Manifests) -> None:
-    """Raise OrchError with what is wrong with any model file of the manifests."""
+    """Raise OrchError with what is wrong with any file that the manifests name."""
     from orchestrator.errors import Kind, OrchError  # beside its use, as above
-    from orchestrator.manifest.model_file import check_sources
+    from orchestrator.manifest.model_file import check_named_files, check_sources
 
     problems = [problem for document in manifests.documents for problem in check_sources(document)]
+    problems += [problem for document in manifests.sources for problem in check_named_files(document)]
     if problems:
         raise OrchError(Kind.INVALID, problems)

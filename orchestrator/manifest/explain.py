@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -47,19 +48,32 @@ _MISSING = {
     "apiVersion": f"add apiVersion: {spec.API_VERSION}",
     "kind": "add kind: Deployment",
     "metadata": "add metadata: {name: my-deployment}",
-    "spec": "add spec: with its models",
+    "spec": "add spec: with what is wanted",
     "models": "add models: with one entry for each model",
     "name": "add name: with the name clients ask for",
     "source": "add source: with the model file, relative to the manifest",
     "latency": "add latency: with its unit, such as 40ms",
+    "url": "add url: with the address of the repository",
+    "secret_file": "add secret_file: with the file that holds the secret",
 }
 
 
 _UNREAD = Problem("")  # stands for a problem that is only counted
 
 
-def explain(root: source.Node, errors: Iterable[ErrorDetails], limit: int) -> list[source.Finding]:
-    """Return one finding for each place that an error points at, in the document's order.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is wrong, in which kind of document."""
+
+    root: source.Node
+    at: source.Position
+    kind: type[BaseModel]
+
+
+def explain(
+    root: source.Node, errors: Iterable[ErrorDetails], limit: int, kind: type[BaseModel] = spec.Deployment
+) -> list[source.Finding]:
+    """Return one finding for each place that an error points at, in the document's order; `kind` is what it is.
 
     Only the first `limit` have words: there may be tens of thousands, and nobody reads more.
     """
@@ -72,7 +86,9 @@ def explain(root: source.Node, errors: Iterable[ErrorDetails], limit: int) -> li
     places = [(_place(root, path, is_key, group), path, is_key) for (path, is_key), group in groups.items()]
     places.sort(key=lambda place: (place[0].line, place[0].column))
     return [
-        source.Finding(at, _problem(root, at, path, is_key, groups[path, is_key]) if rank < limit else _UNREAD)
+        source.Finding(
+            at, _problem(Place(root, at, kind), path, is_key, groups[path, is_key]) if rank < limit else _UNREAD
+        )
         for rank, (at, path, is_key) in enumerate(places)
     ]
 
@@ -112,21 +128,21 @@ def _place(root: source.Node, path: Path, is_key: bool, group: list[ErrorDetails
     return found.key_position if is_key or group[0]["type"] == "extra_forbidden" else found.position
 
 
-def _problem(root: source.Node, at: source.Position, path: Path, is_key: bool, group: list[ErrorDetails]) -> Problem:
+def _problem(place: Place, path: Path, is_key: bool, group: list[ErrorDetails]) -> Problem:
     """Put one place's errors into words."""
     match group[0]["type"]:
         case "missing":
             what, hint = f"the key {path[-1]!r} is missing", _MISSING.get(str(path[-1]))
             path = path[:-1]
         case "extra_forbidden":
-            what, hint = _unknown_key(path)
+            what, hint = _unknown_key(place.kind, path)
             path = path[:-1]
         case _:
-            what, hint = _value_words(root, source.lookup(root, path), group)
+            what, hint = _value_words(place.root, source.lookup(place.root, path), group)
     if is_key:
         what = f"the key {what}"
     name = dotted(path)
-    return Problem(f"{name}: {_cut(what, WHAT_MAX)}" if name else _cut(what, WHAT_MAX), str(at), hint)
+    return Problem(f"{name}: {_cut(what, WHAT_MAX)}" if name else _cut(what, WHAT_MAX), str(place.at), hint)
 
 
 def _value_words(root: source.Node, found: source.Found, group: list[ErrorDetails]) -> tuple[str, str | None]:
@@ -191,9 +207,9 @@ def _first(root: source.Node, error: ErrorDetails) -> str:
     return f", first at {at.line}:{at.column}"
 
 
-def _unknown_key(path: Path) -> tuple[str, str | None]:
+def _unknown_key(kind: type[BaseModel], path: Path) -> tuple[str, str | None]:
     key = str(path[-1])
-    model = _model_at(path[:-1])
+    model = _model_at(kind, path[:-1])
     what = f"unknown key {seen(key)}"
     if model is None:
         return what, None
@@ -236,8 +252,8 @@ def _object(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _model_at(path: Path) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = spec.Deployment
+def _model_at(kind: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = kind
     for part in path:
         if model is not None and isinstance(part, str):
             model = _keys(model).get(part)

@@ -12,7 +12,7 @@ from orchestrator.manifest.explain import dotted
 from orchestrator.manifest.files import STDIN, STDIN_NAME
 
 if TYPE_CHECKING:  # load imports this module
-    from orchestrator.manifest.load import Document
+    from orchestrator.manifest.load import Document, SourceDocument
     from orchestrator.manifest.spec import ModelSpec
 
 FOLDER_HINT = "name a file; a SavedModel folder is converted with ovc first"
@@ -43,12 +43,24 @@ def check_sources(document: Document) -> list[Problem]:
     return problems
 
 
-def _problem(document: Document, fault: Fault, *loc: str | int) -> Problem:
+def check_named_files(document: SourceDocument) -> list[Problem]:
+    """Return what is wrong with the files that a source names: tokens, keys, secrets."""
+    spec, problems = document.manifest.spec, []
+    for key, part in (("git", spec.git), ("webhook", spec.webhook)):
+        for name in sorted(type(part).model_fields) if part is not None else ():
+            named = getattr(part, name) if name.endswith("_file") else None
+            fault = None if named is None else _unusable(document.base / named, "name a file", document)
+            if fault is not None:
+                problems.append(_problem(document, fault, "spec", key, name))
+    return problems
+
+
+def _problem(document: Document | SourceDocument, fault: Fault, *loc: str | int) -> Problem:
     what, hint = fault
     return Problem(f"{dotted(loc)}: {what}", str(document.where(*loc)), hint)
 
 
-def _unusable(path: Path, folder_hint: str, document: Document) -> Fault | None:
+def _unusable(path: Path, folder_hint: str, document: Document | SourceDocument) -> Fault | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -64,7 +76,7 @@ def _unusable(path: Path, folder_hint: str, document: Document) -> Fault | None:
     return None
 
 
-def _relative(document: Document) -> str:
+def _relative(document: Document | SourceDocument) -> str:
     piped = document.where().name in {STDIN, STDIN_NAME}
     return "paths are relative to " + ("the current folder" if piped else "the manifest's folder")
 

@@ -53,7 +53,7 @@ MANAGED_PROPERTIES = {
 """OpenVINO properties that orch sets itself, and the manifest key that asks for each."""
 
 CONTRADICTION = "contradiction"
-"""Type of the errors that `_refuse` raises."""
+"""Type of the errors that `refuse` raises."""
 
 
 class Strict(BaseModel):
@@ -74,7 +74,7 @@ class Contradiction(NamedTuple):
     """Index of the entry that it repeats, for entries of one list."""
 
 
-def _refuse(title: str, found: Iterable[Contradiction]) -> None:
+def refuse(title: str, found: Iterable[Contradiction]) -> None:
     """Raise all contradictions, each at its own place; pydantic keeps the places of a ValidationError from within."""
     details = [
         InitErrorDetails(
@@ -197,10 +197,10 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096), FileName()]
 
 
 class Metadata(Strict):
-    """Who the deployment is."""
+    """Who it is."""
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-    """Name of the deployment, unique on a machine: lower-case letters, digits and hyphens, 63 at most."""
+    """Name, unique among those of its kind on a machine: lower-case letters, digits and hyphens, 63 at most."""
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
     """Free words to select and group deployments by."""
 
@@ -232,7 +232,7 @@ class Endpoint(Strict):
 
     @model_validator(mode="after")
     def _reachable_and_safe(self) -> Self:
-        _refuse("Endpoint", _endpoint_contradictions(self))
+        refuse("Endpoint", _endpoint_contradictions(self))
         return self
 
 
@@ -299,7 +299,7 @@ class Traffic(Strict):
     def _closed_needs_callers(self) -> Self:
         if self.arrivals == "closed" and self.concurrency is None:
             what = "closed arrivals need the number of callers that wait for their answers"
-            _refuse("Traffic", [Contradiction(("arrivals",), what, "add concurrency: 16, or drop arrivals: closed")])
+            refuse("Traffic", [Contradiction(("arrivals",), what, "add concurrency: 16, or drop arrivals: closed")])
         return self
 
 
@@ -323,7 +323,7 @@ class Compile(Strict):
             explicit = [key for key in ("streams", "threads", "batch") if getattr(self, key) is not None]
             hint = f"drop hint, or drop {', '.join(explicit)}"
             what = "stands beside hint: {}, which lets OpenVINO decide it"
-            _refuse("Compile", [Contradiction((key,), what.format(self.hint), hint) for key in explicit])
+            refuse("Compile", [Contradiction((key,), what.format(self.hint), hint) for key in explicit])
         return self
 
 
@@ -411,12 +411,12 @@ class ModelSpec(Strict):
             for key in properties
             if key in MANAGED_PROPERTIES
         ]
-        _refuse("properties", found)
+        refuse("properties", found)
         return properties
 
     @model_validator(mode="after")
     def _device_fits(self) -> Self:
-        _refuse("ModelSpec", _device_contradictions(self))
+        refuse("ModelSpec", _device_contradictions(self))
         return self
 
 
@@ -456,7 +456,7 @@ class Spec(Strict):
                 what, hint = f"the model name {model.name!r} is taken", "give each model of a deployment its own name"
                 found.append(Contradiction(("models", index, "name"), what, hint, first[model.name]))
             first.setdefault(model.name, index)
-        _refuse("Spec", found)
+        refuse("Spec", found)
         return self
 
 
