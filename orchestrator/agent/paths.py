@@ -89,6 +89,11 @@ class Layout:
         """Return the folder that holds a folder for each worker."""
         return self.root / "workers"
 
+    @property
+    def sources(self) -> Path:
+        """Return the folder that holds a folder for each source."""
+        return self.root / "sources"
+
     def worker(self, deployment: str, slot: int = 0) -> WorkerPaths:
         """Return the folder of a deployment's worker; slot 1 is for one that is about to replace the one in slot 0.
 
