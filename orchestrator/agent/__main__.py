@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from orchestrator.agent import paths
+from orchestrator.agent import paths, state_file
 from orchestrator.agent.adoption import Adoption
 from orchestrator.agent.api import Api
 from orchestrator.agent.attempt import ATTEMPTS_MAX
@@ -27,6 +27,8 @@ from orchestrator.agent.reconcile import Reconciler
 from orchestrator.agent.restart import Patience
 from orchestrator.agent.store import open_or_renew
 from orchestrator.agent.supervisor import Supervisor
+from orchestrator.agent.systemd import READY, STOPPING, Notifier, notifier
+from orchestrator.agent.upkeep import keep_up
 from orchestrator.errors import Kind, OrchError, render
 from orchestrator.serving import admin
 
@@ -78,6 +80,9 @@ async def serve(
     """Run an agent on the state folder until it is asked to stop."""
     started = time.time()
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX))
+    kept = state_file.keep_before_upgrade(layout.database)
+    if kept is not None:
+        log.info("the state is upgraded; as it was, it lies in %s", kept)
     store, damaged = open_or_renew(layout.database, time.strftime("%Y%m%dT%H%M%S", time.gmtime(started)))
     supervisor = Supervisor(layout, store, command, worker_environ(environ))
     reconciler = Reconciler(store, supervisor, planner)
@@ -89,22 +94,25 @@ async def serve(
     adoption = Adoption(layout, store, supervisor, reconciler)
     api = Api(layout, store, supervisor, reconciler, monitor, version, started, stopping, adoption.done)
     try:
-        await _until_stopped(api, adoption, damaged, stopping)
+        await _until_stopped(api, adoption, damaged, notifier(environ))
     finally:
         supervisor.close()
         store.close()
         log.info("stopped")
 
 
-async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, stopping: asyncio.Event) -> None:
+async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, systemd: Notifier) -> None:
     log.info("agent %s, pid %d, in %s", api.version, os.getpid(), api.layout.root)
     # Adoption first: it has the turn before any caller can ask for a change.
-    own = [asyncio.create_task(adoption.run(damaged)), asyncio.create_task(api.monitor.watch())]
+    works = (adoption.run(damaged), api.monitor.watch(), keep_up(api.layout, systemd))
+    own = [asyncio.create_task(work) for work in works]
     for task in own:
         task.add_done_callback(_on_task_end)
     await asyncio.sleep(0)
     server = await admin.serve(api.layout.socket, api.methods(), on_bug=_on_bug)
-    await stopping.wait()
+    systemd.tell(READY)
+    await api.stopping.wait()
+    systemd.tell(STOPPING)
     api.reconciler.call_off_all()
     server.close()
     paths.retire(api.layout)

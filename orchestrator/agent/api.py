@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.agent import paths
 from orchestrator.agent.monitor import Monitor
+from orchestrator.agent.names import names
 from orchestrator.agent.paths import Layout
 from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler
 from orchestrator.agent.status import Json, rfc3339
@@ -59,6 +60,7 @@ class Api:
             "stop": self._stop,
             "benched": self._benched,
             "requests": self._requests,
+            "names": self._names,
         }
 
     async def _version(self, _params: Json, _progress: Progress) -> Json:
@@ -188,6 +190,10 @@ class Api:
             await self.supervisor.stop_all()
         self.stopping.set()
         return {"stopping": True, "workers": workers, "pid": os.getpid()}
+
+    async def _names(self, _params: Json, _progress: Progress) -> Json:
+        """Return the names that a shell completes."""
+        return names(self.store)
 
     async def _settled(self) -> None:
         """Wait a little for a new agent to find what runs, so that nothing is called missing that is there."""

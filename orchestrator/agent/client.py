@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent import paths
+from orchestrator.agent import paths, systemd
 from orchestrator.agent.paths import Layout
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import admin
@@ -28,6 +28,7 @@ def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
     if _answers(layout):
         return layout.socket
     _check_allowed(layout)
+    _check_own(layout)
     if not start and not _was_killed(layout):
         hint = "orch apply starts it, and so does orch agent start"
         raise OrchError(Kind.UNAVAILABLE, "no agent runs", where=str(layout.root), hint=hint)
@@ -103,6 +104,18 @@ def _check_allowed(layout: Layout) -> None:
     raise OrchError(Kind.UNAUTHORIZED, "this user may not use the state there", where=str(layout.root), hint=hint)
 
 
+def _check_own(layout: Layout) -> None:
+    """Raise UNAUTHORIZED for the state of another user: root could start an agent, whose files that user cannot use."""
+    try:
+        owner = layout.database.stat().st_uid
+    except OSError:  # there is none, or it is not for us to see
+        return
+    if owner != os.geteuid():
+        what = f"the state there belongs to another user (uid {owner}), whose agent does not run"
+        hint = f"start it as that user: sudo systemctl start orch-agent, or sudo -u '#{owner}' orch agent start"
+        raise OrchError(Kind.UNAUTHORIZED, what, where=str(layout.root), hint=hint)
+
+
 def _was_killed(layout: Layout) -> bool:
     """Tell whether an agent ended without being asked to: it would have emptied its lock file."""
     try:
@@ -151,9 +164,16 @@ def _start(layout: Layout, environ: Mapping[str, str]) -> None:
 
 def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which our processes find this package wherever they run."""
-    package = Path(__file__).parents[2]
-    if package.name in {"site-packages", "dist-packages"}:
-        return dict(environ)
+    environ = systemd.without(environ)
+    package = source_tree()
+    if package is None:
+        return environ
     known = environ.get("PYTHONPATH", "").split(os.pathsep)
     search = [str(package), *(path for path in known if path and path != str(package))]
     return {**environ, "PYTHONPATH": os.pathsep.join(search)}
+
+
+def source_tree() -> Path | None:
+    """Return the folder that holds this package where it is not installed as a copy; None where it is."""
+    folder = Path(__file__).parents[2]
+    return None if folder.name in {"site-packages", "dist-packages"} else folder

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
@@ -49,22 +50,34 @@ def _refused(error: OSError, address: str, field: str) -> OrchError:
     port = int(address.rpartition(":")[2])
     if error.errno == errno.EADDRINUSE:
         hint = f"free it, or change {field}"
-        return OrchError(Kind.CONFLICT, f"port {port} is taken by {holder(port)}", where=address, hint=hint)
+        return OrchError(Kind.CONFLICT, f"port {port} is taken by {holder(port) or Holder()}", where=address, hint=hint)
     hint = f"change {field}"
     if error.errno == errno.EACCES:
         hint = f"ports below 1024 need a privilege; change {field}"
     return OrchError(Kind.FAILED, f"cannot listen: {error.strerror}", where=address, hint=hint)
 
 
-def holder(port: int) -> str:
-    """Return who listens on the port, as far as this user may see."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that listens on a port; its pid and name are None where this user may not see them."""
+
+    pid: int | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return "another process" if self.pid is None else f"pid {self.pid} ({self.name})"
+
+
+def holder(port: int) -> Holder | None:
+    """Return who listens on the port, None where nobody does."""
     inodes = {inode for table in ("tcp", "tcp6") for inode in _listening(Path("/proc/net") / table, port)}
-    if inodes:
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and _holds(Path(entry.path), inodes):
-                name = Path(entry.path, "comm").read_text().strip()
-                return f"pid {entry.name} ({name})"
-    return "another process"
+    if not inodes:
+        return None
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _holds(Path(entry.path), inodes):
+            with suppress(OSError):  # it ended meanwhile
+                return Holder(int(entry.name), Path(entry.path, "comm").read_text().strip())
+    return Holder()
 
 
 def _listening(table: Path, port: int) -> list[str]:

@@ -124,7 +124,7 @@ def state_dir(environ: Mapping[str, str]) -> Path:
 def create(root: Path) -> Layout:
     """Create the state folder (0700) and return its layout; raise OrchError where that cannot be."""
     layout = Layout(root)
-    if len(os.fsencode(layout.workers)) + len("/12345678.b") + len(_LONGEST_FILE) > SOCKET_PATH_MAX_BYTES:
+    if too_long(layout):
         hint = "set ORCH_HOME to a folder with a shorter path"
         raise OrchError(Kind.UNSUPPORTED, "the path is too long for the sockets in it", where=str(root), hint=hint)
     try:
@@ -136,6 +136,11 @@ def create(root: Path) -> Layout:
     except OSError as error:
         raise state_error(error, root) from None
     return layout
+
+
+def too_long(layout: Layout) -> bool:
+    """Tell whether the path leaves no room for the sockets of a worker."""
+    return len(os.fsencode(layout.workers)) + len("/12345678.b") + len(_LONGEST_FILE) > SOCKET_PATH_MAX_BYTES
 
 
 def state_error(error: OSError, path: Path) -> OrchError:

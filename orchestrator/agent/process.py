@@ -11,8 +11,8 @@ from pathlib import Path
 
 from orchestrator.agent.paths import WorkerPaths, state_error
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import log_file
 
-LOG_MAX_BYTES = 8 * 2**20  # a longer log is put aside, once, when its worker starts
 LOG_TAIL_LINES = 10
 LOG_TAIL_BYTES = 8192
 STATE_FLAG = "--state"  # what follows it on a worker's command line is its folder
@@ -112,12 +112,12 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: Path, listen:
 
 
 def rotate(log: Path) -> int:
-    """Put a log that has grown long aside, over the one before it, and return where the next line will begin."""
+    """Put a log that is full aside before a process begins to write, and return where its first line will begin."""
     try:
         size = log.stat().st_size
-        if size <= LOG_MAX_BYTES:
+        if size < log_file.MAX_BYTES:
             return size
-        log.replace(log.with_name(log.name + ".1"))
+        log_file.shift(log)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -126,10 +126,14 @@ def rotate(log: Path) -> int:
 
 
 def tail(log: Path, lines: int = LOG_TAIL_LINES, *, offset: int = 0) -> str:
-    """Return the last lines of a log that begin at or after `offset`, empty when there are none."""
+    """Return the last lines of a log that begin at or after `offset`, empty when there are none.
+
+    A log that is shorter than that has been begun anew meanwhile: all of it counts.
+    """
     try:
         with log.open("rb") as file:
-            file.seek(max(offset, log.stat().st_size - LOG_TAIL_BYTES))
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(offset if offset <= size else 0, size - LOG_TAIL_BYTES))
             text = file.read(LOG_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return ""

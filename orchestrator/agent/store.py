@@ -379,10 +379,17 @@ def open_or_renew(path: Path, stamp: str) -> tuple[Store, Path | None]:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        hint = "use that orch, or set ORCH_HOME to another folder"
-        raise OrchError(Kind.CONFLICT, "a newer orch wrote this state", where=str(path), hint=hint)
+        raise too_new(path, version)
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def too_new(path: Path, version: int) -> OrchError:
+    """Return the error for a state file of a newer orch, with how that one makes it one for this."""
+    readable = len(MIGRATIONS)
+    what = f"a newer orch wrote this state: version {version}, and this orch reads up to {readable}"
+    hint = f"use that orch, or let it write the state for this one: orch agent downgrade --to {readable}"
+    return OrchError(Kind.CONFLICT, what, where=str(path), hint=hint)
 
 
 def _deployment(row: tuple[Any, ...]) -> DeploymentRecord:

@@ -14,6 +14,7 @@ app = typer.Typer(
     name="orch",
     cls=LightGroup,
     rich_markup_mode=None,
+    add_completion=False,  # orch completion is faster and knows names
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

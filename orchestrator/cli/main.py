@@ -30,9 +30,13 @@ COMMANDS = {
     "infer": "infer_command",
     "delete": "apply_commands",
     "run": "process_commands",
-    "agent": "process_commands",
+    "agent": "agent_commands",
+    "doctor": "doctor_command",
+    "backup": "backup_commands",
+    "restore": "backup_commands",
     "devices": "plan_commands",
     "schema": "manifest_commands",
+    "completion": "completion_command",
     "version": "manifest_commands",
 }
 

@@ -1,33 +1,22 @@
-"""Commands that are, or look after, long-running processes: run and agent."""
+"""The command that serves one manifest in the foreground: run."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import control, render
-from orchestrator.cli.app import TextOption, app
-from orchestrator.cli.light import LightCommand, LightGroup
+from orchestrator.cli import render
+from orchestrator.cli.app import app
+from orchestrator.cli.light import LightCommand
 from orchestrator.cli.manifests import read
-from orchestrator.cli.render import Text
 
 if TYPE_CHECKING:
     from orchestrator.planner.plan import DeploymentPlan
 
 PROBE_S = 120.0  # OpenVINO's plugins load, and models are read, in a child process
-STOP_S = 60.0
-
-agent_app = typer.Typer(
-    name="agent",
-    cls=LightGroup,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Run, start, stop or find the agent.\n\nThe process that keeps deployments as their manifests say.",
-)
-app.add_typer(agent_app)
 
 
 @app.command("run", cls=LightCommand)
@@ -78,80 +67,3 @@ def _serve(plan: DeploymentPlan, state: Path | None) -> int:
         return serve(plan, state=state, generation=1)
     with tempfile.TemporaryDirectory(prefix="orch-run-") as folder:
         return serve(plan, state=Path(folder), generation=1)
-
-
-@agent_app.command("run", cls=LightCommand)
-def agent_run() -> None:
-    """Be the agent, in the foreground.
-
-    Until SIGTERM or Ctrl-C; for systemd and containers. Deployments go on serving when it ends; the next agent
-    finds them.
-
-    \b
-    Example: orch agent run
-    """
-    from orchestrator.agent.__main__ import main  # brings asyncio and the store
-
-    raise typer.Exit(main([]))
-
-
-@agent_app.command("start", cls=LightCommand)
-def agent_start() -> None:
-    """Start the agent in the background where none runs.
-
-    `orch apply` does so by itself.
-
-    \b
-    Example: orch agent start
-    """
-    socket = control.agent(start=True)
-    answer = control.ask("version")
-    render.out(f"agent runs (process {answer['pid']}, socket {socket})")
-
-
-@agent_app.command("stop", cls=LightCommand)
-def agent_stop(
-    workers: Annotated[
-        bool,
-        typer.Option(
-            "--workers",
-            help="Stop all deployments too. They stay wanted: the next agent, which any apply starts, "
-            "starts them again; orch delete ends one for good.",
-        ),
-    ] = False,
-) -> None:
-    """Stop the agent; deployments go on serving unless --workers is given.
-
-    It ends when the agent has: nothing is touched any more.
-
-    \b
-    Example: orch agent stop
-    """
-    if workers and control.workers_serve():
-        control.agent(start=True)  # only an agent knows how to end what an earlier one has left
-    control.stop(workers=workers, timeout_s=STOP_S)
-    render.out("agent stopped" + (", and all deployments" if workers else "; deployments go on serving"))
-
-
-@agent_app.command("status", cls=LightCommand)
-def agent_status(output: TextOption = Text.TEXT) -> None:
-    """Say whether the agent runs, and where its state is.
-
-    \b
-    Exit codes: 0 it runs; 1 it does not.
-
-    \b
-    Example: orch agent status
-    """
-    answer = control.ask("version")
-    render.emit(answer, output, lambda: _agent_text(answer))
-
-
-def _agent_text(answer: dict[str, Any]) -> str:
-    lines = (
-        f"agent {answer['version']}",
-        f"process {answer['pid']}",
-        f"started {answer['started']}",
-        f"state {answer['state_dir']}",
-    )
-    return "\n".join(lines)

@@ -261,14 +261,15 @@ def _padded(data: Table, *, colour: bool) -> list[str]:
     lines = []
     for row, row_colours in zip(texts, colours, strict=True):
         cells = [
-            _paint(text.rjust(width) if column.right else text.ljust(width), shade if colour else None)
+            paint(text.rjust(width) if column.right else text.ljust(width), shade if colour else None)
             for text, width, column, shade in zip(row, widths, data.columns, row_colours, strict=True)
         ]
         lines.append((" " * GAP).join(cells).rstrip())
     return lines
 
 
-def _paint(text: str, colour: Colour | None) -> str:
+def paint(text: str, colour: Colour | None) -> str:
+    """Return the text in the colour, blanks around it left as they are."""
     if colour is None:
         return text
     bare = text.strip()

@@ -36,6 +36,7 @@ from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_server import HttpServer, listen
 from orchestrator.serving.kept_regions import KeptRegions
+from orchestrator.serving.log_file import rotate_own
 from orchestrator.serving.monitor import STEP_S, Monitor
 from orchestrator.serving.oip import Signature
 from orchestrator.serving.quota import Quotas
@@ -262,6 +263,7 @@ class WorkerProcess:
             try:
                 await asyncio.to_thread(self._monitor.read_host)  # files of the kernel, off the loop
                 self._monitor.step()
+                rotate_own(self._start.state / "worker.log")
             except Exception as error:  # noqa: BLE001 - the next look may go well, and status must not grow stale
                 self._bug(error)
 

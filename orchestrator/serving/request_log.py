@@ -20,8 +20,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from orchestrator.serving import log_file
+
 LINES_PER_S = 500  # of the answered requests, and as many of the others: neither crowds the other out
 FILE_BYTES = 16 * 2**20
+FILES_KEPT = 1  # full ones beside the one that is written to
 FLUSH_S = 0.2
 STOP_TIMEOUT_S = 2.0  # for the last lines; a disk that hangs is not waited for
 WAITING_MAX = 4 * LINES_PER_S  # lines in memory while the disk is slow
@@ -145,10 +148,10 @@ def _drained(waiting: deque[Entry]) -> list[Entry]:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Append to the file; the full one takes the place of the one before it."""
+    """Append to the file; the full one is put aside."""
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size + len(data) > FILE_BYTES:
-            path.replace(path.with_name(path.name + ".1"))
+            log_file.shift(path, FILES_KEPT)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

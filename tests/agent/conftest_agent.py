@@ -48,7 +48,7 @@ class Agent:
 
     def start(self, **more: str) -> None:
         self.layout.root.mkdir(exist_ok=True, mode=0o700)
-        environ = worker_environ({**os.environ, "ORCH_HOME": str(self.layout.root), **more})
+        environ = worker_environ({**os.environ, "ORCH_HOME": str(self.layout.root)}) | more
         with self.layout.log.open("ab") as log:
             self.child = subprocess.Popen(
                 [sys.executable, str(HERE / "stand_in_agent.py")], env=environ, stdout=log, stderr=log

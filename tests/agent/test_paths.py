@@ -15,6 +15,7 @@ from orchestrator.agent import listener, paths, process
 from orchestrator.agent.client import worker_environ
 from orchestrator.agent.paths import Layout, state_dir
 from orchestrator.errors import Kind, OrchError
+from orchestrator.serving import log_file
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,6 @@ def test_a_long_log_is_put_aside_and_a_tail_begins_where_told(tmp_path: Path, mo
     with log.open("a") as file:
         file.write("new\n")
     assert process.tail(log, offset=offset) == "new"
-    monkeypatch.setattr(process, "LOG_MAX_BYTES", 3)
+    monkeypatch.setattr(log_file, "MAX_BYTES", 3)
     assert process.rotate(log) == 0
     assert (tmp_path / "worker.log.1").read_text() == "old\nnew\n"
