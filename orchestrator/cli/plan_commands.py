@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan_report, planning, render
+from orchestrator.cli import checking, comparing, plan_report, planning, render
 from orchestrator.cli.app import Files, TextOption, app, duration
 from orchestrator.cli.boundary import USAGE, trouble_exits
 from orchestrator.cli.light import LightCommand
@@ -27,6 +27,14 @@ InventoryOption = Annotated[
     str | None,
     typer.Option("--inventory", metavar="FILE", help="Plan for the machine that `orch devices -o yaml` described."),
 ]
+InventoriesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--inventory",
+        metavar="FILE",
+        help="Plan for the machine that `orch devices -o yaml` described; --check takes several, and folders.",
+    ),
+]
 ProfileOption = Annotated[
     list[str] | None,
     typer.Option("--profile", metavar="FILE", help="Predict from profiles that --write-profile wrote."),
@@ -39,6 +47,15 @@ class ModeChoice(enum.StrEnum):
     MEASURE = "measure"
     PREDICT = "predict"
     HINT = "hint"
+
+
+class DiffOutput(enum.StrEnum):
+    """How differences are written."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    JSON = "json"
+    YAML = "yaml"
 
 
 ModeOption = Annotated[ModeChoice | None, typer.Option("--mode", help="Goes before planning.mode of the manifest.")]
@@ -71,7 +88,7 @@ def devices(output: TextOption = Text.TEXT) -> None:
 @app.command(cls=LightCommand)
 def plan(
     files: Files,
-    inventory: InventoryOption = None,
+    inventory: InventoriesOption = None,
     profile: ProfileOption = None,
     mode: ModeOption = None,
     budget: Annotated[str | None, typer.Option(help="Longest time to measure one model, such as 30s.")] = None,
@@ -81,6 +98,9 @@ def plan(
     ] = False,
     locked: Annotated[bool, typer.Option("--locked", help="Refuse what the lock does not hold.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only tell whether the locks fit; measures nothing.")] = False,
+    fleet: Annotated[
+        bool, typer.Option("--fleet", help="With --check: on every machine that the locks know; asks no device.")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say in sentences why, and what would change it.")] = False,
     write_profile: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write what was measured, to plan with on another machine.")
@@ -97,7 +117,7 @@ def plan(
     says otherwise; what was measured once is remembered. Signs: + create,
     ~ update in place, ± replace by a new compiled model, - delete, = unchanged.
     --inventory plans for another machine, from its --profile files; the model
-    files are read here.
+    files are read here. --check --fleet is for CI: it needs locks alone.
 
     \b
     verified    an open-loop run held the SLO
@@ -106,17 +126,19 @@ def plan(
     unverified  predicted, not proven
 
     \b
-    Exit codes: 0 there is a plan, or all locks fit; 1 not so, see standard error.
+    Exit codes: 0 there is a plan, or all locks fit and all SLOs hold; 1 not so, see
+    standard error.
 
     \b
     Example: orch plan deployments/quickstart.yaml
     """
-    _check_options(check=check, locked=locked, replan=replan, write_lock=write_lock, inventory=inventory)
+    recorded = checking.recorded(inventory or ())
+    _check_options(check=check, fleet=fleet, locked=locked, replan=replan, write_lock=write_lock, recorded=recorded)
     if report:
         plan_report.check(Path(report))  # before a minute is spent on measuring
     manifests = read(files)
     wishes = Wishes(
-        inventory=Path(inventory) if inventory else None,
+        inventory=recorded[0] if recorded else None,
         profiles=tuple(map(Path, profile or ())),
         mode=mode.value if mode else None,
         budget_s=duration(budget) if budget else None,
@@ -124,10 +146,10 @@ def plan(
         replan=replan,
         measures=not check,
     )
-    steps = planning.steps(manifests, wishes)
     if check:
-        render.out("".join(_fits(step) for step in steps))
+        render.out(checking.check_fleet(manifests) if fleet else checking.check(manifests, wishes, recorded))
         return
+    steps = planning.steps(manifests, wishes)
     if write_lock:
         planning.write_locks(steps)
     if write_profile:
@@ -138,26 +160,31 @@ def plan(
     render.emit(_as_json(steps), output, lambda: text(steps, files))
 
 
-def _check_options(*, check: bool, locked: bool, replan: bool, write_lock: bool, inventory: str | None) -> None:
+def _check_options(
+    *, check: bool, fleet: bool, locked: bool, replan: bool, write_lock: bool, recorded: Sequence[Path]
+) -> None:
     """Raise wrong usage for options that contradict each other."""
     if replan and (locked or check):
         raise typer.BadParameter("--replan measures anew and --locked and --check forbid it; leave one of them out")
     if check and write_lock:
         raise typer.BadParameter("--check changes nothing; leave it or --write-lock out")
-    if inventory and replan:
+    if fleet and (not check or recorded):
+        raise typer.BadParameter("--fleet goes with --check, and takes the machines from the locks: no --inventory")
+    if len(recorded) > 1 and not check:
+        raise typer.BadParameter("a plan is for one machine; several go with --check")
+    if recorded and replan:
         raise typer.BadParameter("another machine cannot be measured from here; leave --replan or --inventory out")
-
-
-def _fits(step: Step) -> str:
-    found = step.assembled.found
-    return f"{step.name}: {'the lock fits' if found.wanted else 'planned by rule, needs no lock'}\n"
 
 
 @app.command(cls=LightCommand)
 def diff(
     files: Files,
     inventory: InventoryOption = None,
-    output: TextOption = Text.TEXT,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="REVISION", help="Compare with this Git revision or folder, and not with what runs."),
+    ] = None,
+    output: Annotated[DiffOutput, typer.Option("-o", "--output", help="How it is written.")] = DiffOutput.TEXT,
 ) -> None:
     """Show only what applying the files would change.
 
@@ -166,17 +193,44 @@ def diff(
 
     Signs: + create, ~ update in place, ± replace by a new compiled model, - delete.
 
+    --base compares manifests and locks with those of a Git revision or folder, for
+    every machine that the locks know; it asks neither an agent nor a device. With
+    -o markdown that is the comment for a pull request.
+
     \b
     Exit codes: 0 nothing differs; 1 something does; 2 or 3 trouble.
 
     \b
-    Example: orch diff deployments/
+    Example: orch diff deployments/ --base main -o markdown
     """
     with trouble_exits(USAGE):
-        steps = _unmeasured(read(files), inventory)
-    render.emit(_as_json(steps), output, lambda: _changes_text(steps, files))
-    if any(step.acts for step in steps):
+        differs = (
+            _differs_from_base(files, base, inventory, output)
+            if base is not None
+            else _differs(files, inventory, output)
+        )
+    if differs:
         raise typer.Exit(1)
+
+
+def _differs(files: list[str], inventory: str | None, output: DiffOutput) -> bool:
+    """Write what differs from what runs; tell whether anything does."""
+    steps = _unmeasured(read(files), inventory)
+    if output is DiffOutput.MARKDOWN:
+        render.out(comparing.as_markdown(comparing.of_steps(steps)))
+    else:
+        render.emit(_as_json(steps), Text(output.value), lambda: _changes_text(steps, files))
+    return any(step.acts for step in steps)
+
+
+def _differs_from_base(files: list[str], base: str, inventory: str | None, output: DiffOutput) -> bool:
+    """Write what differs from another revision of the manifests; tell whether anything does."""
+    found = comparing.compared(files, base, inventory)
+    if output is DiffOutput.MARKDOWN:
+        render.out(comparing.as_markdown(found))
+    else:
+        render.emit(comparing.as_json(found), Text(output.value), lambda: comparing.as_text(found))
+    return bool(found.differences)
 
 
 def show_changes(manifests: Manifests, files: Sequence[str], *, locked: bool, output: Text) -> None:

@@ -77,10 +77,15 @@ def _folder(name: str, problems: list[Problem]) -> Iterator[tuple[str, Path | No
         yield str(path), path
 
 
+def is_manifest(name: str) -> bool:
+    """Tell whether a file in a folder is a manifest by its name."""
+    return name.endswith(SUFFIXES) and not name.endswith(LOCK_SUFFIXES) and not name.startswith(".")
+
+
 def _is_manifest(entry: os.DirEntry[str]) -> bool:
-    name = entry.name
-    wanted = name.endswith(SUFFIXES) and not name.endswith(LOCK_SUFFIXES) and not name.startswith(".")
-    return wanted and not os.path.isdir(entry.path)  # noqa: PTH112 - entry.is_dir raises for a loop of links
+    if not is_manifest(entry.name):
+        return False
+    return not os.path.isdir(entry.path)  # noqa: PTH112 - entry.is_dir raises for a loop of links
 
 
 def _file(name: str, path: Path) -> Text:
