@@ -20,6 +20,7 @@ class CompileRequest:
 
     `shapes` are new input shapes by input name (ints, -1, or `1..512`); `batch` > 1 reshapes axis 0 of every input to
     that many rows. `properties` are OpenVINO's keys with string values; `device_properties` by device under AUTO.
+    Files of another SHA-256 than `sha256` and `weights_sha256` (the .bin of IR) are refused; None: whatever is there.
     """
 
     path: str
@@ -28,6 +29,8 @@ class CompileRequest:
     device_properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     batch: int = 1
+    sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

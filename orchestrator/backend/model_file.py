@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backend.engine_text import engine_errors, written
-from orchestrator.errors import Kind, OrchError
+from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.model import Dim, TensorInfo
 
+RESTORE_HINT = "restore the file, or apply the manifest again: that plans with the one that is there"
 DATATYPES = {
     "boolean": "BOOL",
     **{f"u{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
@@ -120,6 +121,20 @@ def digest(path: Path) -> str:
     for part in sorted(part for part in path.rglob("*") if part.is_file()):
         whole.update(f"{part.relative_to(path)}\0{digest(part)}\n".encode())
     return whole.hexdigest()
+
+
+def other_content(path: Path, sha256: str | None, weights_sha256: str | None) -> Problem | None:
+    """Return what is wrong where a model file is gone or not the one of these digests; None is not looked at."""
+    for part, wanted in ((path, sha256), (path.with_suffix(".bin"), weights_sha256)):
+        if not wanted:
+            continue
+        if not part.exists():
+            return Problem("the file that was planned is gone", str(part), RESTORE_HINT)
+        found = digest(part)
+        if found != wanted:
+            what = f"is not the file that was planned: its SHA-256 is {found[:12]}, planned was {wanted[:12]}"
+            return Problem(what, str(part), RESTORE_HINT)
+    return None
 
 
 def weights_digest(path: Path) -> str | None:

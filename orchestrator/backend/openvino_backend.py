@@ -20,6 +20,7 @@ from orchestrator.backend.engine_text import clean, engine_errors, spell, unspel
 from orchestrator.backend.model_file import (
     check_file,
     digest,
+    other_content,
     reshape,
     tensors,
     unbatchable,
@@ -172,6 +173,9 @@ class OpenVinoBackend:
         # A path lets OpenVINO cache the compiled model under it and never batches behind our back (trap 4).
         model: Any = request.path
         check_file(Path(request.path))
+        other = other_content(Path(request.path), request.sha256, request.weights_sha256)
+        if other is not None:
+            raise OrchError(Kind.FAILED, [other])
         if changed:
             model = self._read(request.path)
             reshape(model, request.shapes, request.batch, request.path)
