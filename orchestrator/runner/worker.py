@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.backend.base import Actual, Backend, CompiledModel, CompileRequest
 from orchestrator.errors import Kind, OrchError
@@ -17,6 +17,8 @@ from orchestrator.runner.inline import try_inline
 from orchestrator.runner.inline_pool import InlinePool
 from orchestrator.runner.pool import Pool, PoolSettings
 from orchestrator.runner.repair import Repairs
+from orchestrator.runner.trial import TRIAL, Judgement, Load, Subject, TrialLimits
+from orchestrator.runner.trying import Candidate, Trial, load_of, refusal, settle, unfitting
 
 DRAIN_TIMEOUT_S = 30.0  # for the requests that an old pool has admitted
 TICK_S = 0.05
@@ -24,7 +26,8 @@ CLOSE_TIMEOUT_S = 5.0  # for a pool that is being built when the worker is close
 log = logging.getLogger("orch.worker")
 
 Progress = Callable[[str, str, str], None]
-"""Takes model, phase (compiling, checking, created, replaced, updated, draining, deleted, failed) and a message.
+"""Takes model, phase and message: compiling, checking, trying, tried, created, replaced, updated, draining, deleted,
+failed.
 
 Of what the worker does by itself: rebuilding, rebuilt and rebuild-failed too.
 """
@@ -39,6 +42,17 @@ class ServedModel:
     checked: Checked
     pool: Pool
 
+    def planned(self, plan: ModelPlan) -> ServedModel:
+        """Return the same pool with another plan, which `settle` brings about."""
+        return self if plan == self.plan else replace(self, plan=plan)
+
+    def settle(self) -> None:
+        """Change in place what of the pool is not as planned."""
+        wanted = settings(self.plan)
+        if (self.pool.version, self.pool.settings) != (self.plan.version, wanted):
+            self.pool.version = self.plan.version
+            self.pool.reconfigure(wanted)
+
 
 class Worker:
     """Holds a deployment's pools. `apply` may block for minutes (compiling); everything else is quick."""
@@ -50,12 +64,17 @@ class Worker:
         on_change: Callable[[Mapping[str, ServedModel]], None] = lambda _served: None,
         on_repair: Progress = lambda _model, _phase, _message: None,
         repairs: bool = True,
+        limits: TrialLimits = TRIAL,
     ) -> None:
-        """Store the parts; with `repairs` bad pools are built anew, and `on_repair` is told of it, on any thread."""
+        """Store the parts; with `repairs` bad pools are built anew, and `on_repair` is told of it, on any thread.
+
+        `limits` say how long changes are tried.
+        """
         self._backend = backend
         self._on_change = on_change
         self._on_repair = _unfailing(on_repair)
         self._repairing = repairs
+        self._limits = limits
         self.repairs = Repairs(self._rebuild, self._on_repair)
         self._applying = threading.Lock()
         self._swapping = threading.Lock()  # held for an instant: between the last look and the swap nobody closes
@@ -77,41 +96,120 @@ class Worker:
             if self._repairing:
                 self.repairs.look({name: served.pool for name, served in self.served.items()})
 
-    def apply(self, plan: DeploymentPlan, progress: Progress) -> tuple[Change, ...]:
+    def apply(self, plan: DeploymentPlan, progress: Progress, *, trial: bool = True) -> tuple[Change, ...]:
         """Make the pools as `plan` says, all or nothing; raise OrchError and keep what runs when a model fails.
 
-        New pools are built and checked beside the old ones, then all are swapped at once, then the old ones drain.
+        New pools are built and checked beside the old ones, then all are swapped at once. With `trial` the old ones
+        wait until the new have shown under their load that they hold the SLO, and take their places again if not.
+        Then those without a place drain.
         """
         progress = _unfailing(progress)
         with self._applying:
+            old = self._standing()
             changes = tuple(change for change in diff(self.plan, plan) if change.model is not None)
             planned = {model.name: model for model in plan.models}
+            before = self.seen()
             built = self._build_all(changes, planned, progress)
-            gone = self._swap(plan, planned, built)
-            self._on_change(self.served)
-            for served in gone:
-                served.pool.refuse()  # only now: who is refused asks for the successor
-            self._report(changes, progress)
+            wanted = {name: built.get(name) or old[name].planned(planned[name]) for name in planned}
+            tried = trial and self.plan is not None and self._limits.seconds > 0
+            refused, gone = self._seat(plan, old, wanted, before if tried else None, progress)
+            if refused is None:
+                self._report(changes, progress)
         for served in gone:
             self._retire(served, progress)
+        if refused is not None:
+            raise refused
         return changes
 
-    def _swap(
-        self, plan: DeploymentPlan, planned: Mapping[str, ModelPlan], built: Mapping[str, ServedModel]
-    ) -> list[ServedModel]:
-        """Put the new pools in their places, and return the old ones; raise UNAVAILABLE when closed meanwhile."""
+    def _seat(
+        self,
+        plan: DeploymentPlan,
+        old: Mapping[str, ServedModel],
+        wanted: Mapping[str, ServedModel],
+        before: Mapping[str, Load] | None,
+        progress: Progress,
+    ) -> tuple[OrchError | None, list[ServedModel]]:
+        """Let the models wanted serve for the old; return why they may not after all, and what has no place any more.
+
+        `before` is what became of requests before the change; None: it is not tried.
+        """
+        running = self.plan
+        try:
+            candidates = [] if before is None else _candidates(old, wanted, before)
+            refused = refusal(unfitting(candidates), progress)
+            if candidates and refused is None:
+                self._put({**old, **wanted}, running)  # what is deleted goes on until all is decided
+                replaced = _without_place(old, wanted)
+                settle((served.pool for served in replaced if served.plan.name in wanted), self._limits, self._stopped)
+                refused = refusal(self._try(candidates, progress), progress)
+            seated, ends = (wanted, old) if refused is None else (old, wanted)
+            self._put(seated, plan if refused is None else running)
+        except BaseException:
+            self._restore(old, running, wanted)
+            raise
+        gone = _without_place(ends, seated)
+        for served in gone:
+            served.pool.refuse()  # only now: who is refused asks for the successor
+        return refused, gone
+
+    def _restore(
+        self, old: Mapping[str, ServedModel], running: DeploymentPlan | None, wanted: Mapping[str, ServedModel]
+    ) -> None:
+        """Let the old models serve again and end all others; where the worker was closed meanwhile, all of them."""
+        ends = _without_place(wanted, old)
+        try:
+            self._put(old, running)
+        except OrchError:  # whoever closed it closed only what served at that moment
+            ends += old.values()
+        _close(ends)
+
+    def _try(self, candidates: Sequence[Candidate], progress: Progress) -> list[Judgement]:
+        """Watch the candidates under their load, and return what is said of them."""
+        changed = {each.subject.model for each in candidates if each.subject.changed}
+        for model in sorted(changed):
+            progress(model, "trying", f"under its load, for {self._limits.seconds:g} s or more")
+        said = Trial(candidates, self._limits, self._stopped).run()
+        for each in said:
+            if each.good and each.model in changed:
+                progress(each.model, "tried", each.text)
+        return list(said)
+
+    def seen(self) -> dict[str, Load]:
+        """Return what became of requests in the last ten seconds, by model."""
+        return {name: load_of(it.pool, it.plan.slo, it.checked.quickest_s) for name, it in self.served.items()}
+
+    def unfit(self) -> list[Judgement]:
+        """Return which models cannot hold their SLO, however few requests come."""
+        return unfitting(_candidates({}, self.served, {}))
+
+    def try_all(self, before: Mapping[str, Load], progress: Progress) -> list[Judgement]:
+        """Try all models as they serve; `before` is what became of requests to the worker that is to go."""
+        with self._applying:
+            candidates = _candidates({}, self.served, before)
+            bad = unfitting(candidates)
+            return bad if bad or self._limits.seconds == 0 else self._try(candidates, _unfailing(progress))
+
+    def _standing(self) -> Mapping[str, ServedModel]:
+        """Return what serves; raise UNAVAILABLE when closed: then it is nothing, although a plan was carried out."""
         with self._swapping:
-            closed = self._stopped.is_set()
-            if not closed:
-                old = self.served
-                gone = [served for name, served in old.items() if name in built or name not in planned]
-                self._retiring.update(served.pool for served in gone)
-                self.served = {name: built.get(name) or self._updated(name, planned[name]) for name in planned}
-                self.plan = plan
-        if closed:
-            _close(built.values())
-            raise OrchError(Kind.UNAVAILABLE, "the worker was closed", where=plan.name)
-        return gone
+            self._check_open()
+            return self.served
+
+    def _check_open(self) -> None:
+        if self._stopped.is_set():
+            raise OrchError(Kind.UNAVAILABLE, "the worker was closed", where=self.plan.name if self.plan else None)
+
+    def _put(self, served: Mapping[str, ServedModel], plan: DeploymentPlan | None) -> None:
+        """Put these in their places; raise UNAVAILABLE when closed meanwhile."""
+        with self._swapping:
+            self._check_open()
+            pools = {model.pool for model in served.values()}
+            self._retiring.update(model.pool for model in _without_place(self.served, served))
+            self._retiring -= pools
+            for model in served.values():
+                model.settle()
+            self.served, self.plan = served, plan
+        self._on_change(served)
 
     def _build_all(
         self, changes: tuple[Change, ...], planned: Mapping[str, ModelPlan], progress: Progress
@@ -172,14 +270,6 @@ class Worker:
             probe=checked.inputs,
         )
 
-    def _updated(self, name: str, plan: ModelPlan) -> ServedModel:
-        served = self.served[name]
-        if served.plan == plan:
-            return served
-        served.pool.version = plan.version
-        served.pool.reconfigure(settings(plan))
-        return ServedModel(plan, served.actual, served.checked, served.pool)
-
     def _rebuild(self, name: str, bad: Pool) -> bool:
         """Build the model anew beside its bad pool, check it, and swap; raise OrchError and keep what there is.
 
@@ -189,12 +279,14 @@ class Worker:
             served = self.served.get(name)
             if self.plan is None or served is None or served.pool is not bad or bad.healthy:
                 return False
-            built = {name: self._build(served.plan, self._on_repair)}
-            gone = self._swap(self.plan, {model.name: model for model in self.plan.models}, built)
-            self._on_change(self.served)
+            built = self._build(served.plan, self._on_repair)
+            try:
+                self._put({**self.served, name: built}, self.plan)
+            except OrchError:
+                built.pool.close()
+                raise
             bad.refuse()
-        for old in gone:
-            self._retire(old, self._on_repair)
+        self._retire(served, self._on_repair)
         return True
 
     def _report(self, changes: tuple[Change, ...], progress: Progress) -> None:
@@ -206,7 +298,7 @@ class Worker:
                 progress(change.model, phases[change.action], cause)
 
     def _retire(self, served: ServedModel, progress: Progress) -> None:
-        progress(served.plan.name, "draining", "finishing what the old pool has admitted")
+        progress(served.plan.name, "draining", "finishing what the pool that goes has admitted")
         served.pool.drain(DRAIN_TIMEOUT_S)
         served.pool.close()
         self._retiring.discard(served.pool)
@@ -250,6 +342,30 @@ def _look_after(pool: Pool) -> None:
         log.exception("our bug, please report it: looking after pool %s", pool.name)
 
 
+def _candidates(
+    old: Mapping[str, ServedModel], wanted: Mapping[str, ServedModel], before: Mapping[str, Load]
+) -> list[Candidate]:
+    """Return what is to be tried: models that change, and those with an SLO that share the machine with a new pool."""
+    compiled = any(name not in old or old[name].pool is not model.pool for name, model in wanted.items())
+    found = (_candidate(model, old.get(name), before.get(name), compiled) for name, model in wanted.items())
+    return [each for each in found if each is not None]
+
+
+def _candidate(model: ServedModel, was: ServedModel | None, before: Load | None, compiled: bool) -> Candidate | None:
+    slo = model.plan.slo
+    built = was is None or was.pool is not model.pool
+    changed = built or was is None or settings(was.plan) != settings(model.plan)
+    if not built and (slo is None or not (changed or compiled)):
+        return None
+    return Candidate(Subject(model.plan.name, slo, model.checked.quickest_s, before, changed), model.pool)
+
+
+def _without_place(models: Mapping[str, ServedModel], seated: Mapping[str, ServedModel]) -> list[ServedModel]:
+    """Return those of the models whose pools are not among the seated ones."""
+    pools = {served.pool for served in seated.values()}
+    return [served for served in models.values() if served.pool not in pools]
+
+
 def _close(served: Iterable[ServedModel]) -> None:
     for model in served:
         model.pool.close()
@@ -264,6 +380,8 @@ def compile_request(plan: ModelPlan) -> CompileRequest:
         device_properties=plan.device_properties,
         shapes=plan.shapes,
         batch=plan.batch,
+        sha256=plan.sha256,
+        weights_sha256=plan.weights_sha256,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
@@ -199,6 +199,10 @@ class Recorder:
         """Answers within the SLO since the start."""
         return self._in_slo
 
+    def latencies(self) -> tuple[int, ...]:
+        """Return how many answers took up to each of BOUNDS_S, and longer, since the start; for `quantile`."""
+        return tuple(self._latency_ever)
+
     def window(self, now: float, seconds: float) -> Window:
         """Return what happened in at least the last `seconds` (at most a second more), or since the start.
 
@@ -257,6 +261,12 @@ class Recorder:
         return self._now
 
 
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """Return the seconds within which that share of the answers came, by their counts for each of BOUNDS_S."""
+    running = list(accumulate(counts))
+    return _quantile(counts, running, share * running[-1]) if running and running[-1] else None
+
+
 def _quantiles(histograms: Iterable[list[int]]) -> Quantiles:
     counts = [sum(column) for column in zip(*histograms, strict=True)]
     total = sum(counts)
@@ -266,7 +276,7 @@ def _quantiles(histograms: Iterable[list[int]]) -> Quantiles:
     return Quantiles(*(_quantile(counts, running, share * total) for share in (0.5, 0.95, 0.99)))
 
 
-def _quantile(counts: list[int], running: list[int], rank: float) -> float:
+def _quantile(counts: Sequence[int], running: list[int], rank: float) -> float:
     """Return the value at a rank, interpolated within its bucket, so wrong by less than the bucket's width."""
     index = bisect_left(running, rank)
     if index >= len(BOUNDS_S):

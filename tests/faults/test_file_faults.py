@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.spec import Deployment
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
+from orchestrator.serving.admin import error_from_json
 from tests.faults.at_fault import port
 from tests.serving.http_serving import Wire, binary_input, infer_json, post
 
@@ -79,11 +81,24 @@ def test_a_change_to_a_file_that_was_cut_is_refused_and_the_old_model_goes_on(tm
     with WorkerProcess(tmp_path / "state", a_plan(path)) as worker:
         status = worker.until_state("Serving")
         cut(path.with_suffix(".bin"))
-        with pytest.raises(OrchError, match=r"table\.xml") as caught:
+        with pytest.raises(OrchError, match=r"table\.bin: is not the file that was planned") as caught:
             worker.call("apply", plan=changed, generation=2)
         assert caught.value.kind is Kind.FAILED
         with Wire(port(status)) as wire:
             assert looked_up(wire, 7)[0] == 7 * WIDTH
+
+
+def test_a_worker_that_starts_again_refuses_by_name_a_file_that_was_replaced_meanwhile(tmp_path: Path) -> None:
+    path = a_table(tmp_path)
+    text, plan = path.read_text(), a_plan(path)
+    a_table(tmp_path, scale=2.0)
+    path.write_text(text)  # the names of layers are numbered through the process
+    with WorkerProcess(tmp_path / "state", plan) as worker:
+        assert worker.process.wait(30) == 1
+    (problem,) = error_from_json(json.loads((tmp_path / "state" / "failure.json").read_text())).problems
+    assert problem.where == str(path.with_suffix(".bin"))
+    assert problem.what.endswith(f"planned was {(plan.models[0].weights_sha256 or '')[:12]}")
+    assert "restore the file, or apply the manifest again" in (problem.hint or "")
 
 
 def test_other_weights_beside_an_equal_xml_are_another_model_and_an_apply_serves_them(tmp_path: Path) -> None:

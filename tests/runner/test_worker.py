@@ -13,6 +13,7 @@ from orchestrator.backend.simulated import Faults, SimulatedBackend, SimulatedCo
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.runner.pool import PROBE_EVERY_S, Outcome, Pool
+from orchestrator.runner.trial import TrialLimits
 from orchestrator.runner.worker import ServedModel, Worker, settings
 from tests.builders import a_model, a_model_info, a_plan, a_tensor, an_inventory
 
@@ -91,7 +92,7 @@ def engine() -> Tracked:
 
 @pytest.fixture
 def worker(engine: Tracked) -> Any:
-    worker = Worker(engine)
+    worker = Worker(engine, limits=TrialLimits(seconds=0))  # tests/runner/test_trying.py is about trials
     yield worker
     worker.close()
     assert engine.open == 0
