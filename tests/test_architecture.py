@@ -50,6 +50,7 @@ PURE_MODULES = (
     "orchestrator.client.retries",
     "orchestrator.client.wire",
     "orchestrator.profiling.measurement",
+    "orchestrator.runner.trial",
     "orchestrator.serving.contract",
     "orchestrator.serving.oip",
     "orchestrator.serving.oip_json",
