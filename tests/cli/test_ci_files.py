@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -122,3 +123,28 @@ def test_the_hooks_run_when_a_manifest_a_lock_or_a_model_changes() -> None:
         for name in ("deployments/shop.yaml", "deployments/shop.lock.yaml", "deployments/models/digits.onnx", "m.bin"):
             assert re.search(hook["files"], name)
         assert not re.search(hook["files"], "README.md")
+
+
+def pre_commit(sites: Path, environ: Mapping[str, str], hook: str) -> subprocess.CompletedProcess[str]:
+    """Run a hook with pre-commit itself over all files, out of a repository that holds our hooks."""
+    return run(f"{shlex.quote(sys.executable)} -m pre_commit run --all-files --verbose {hook}", sites, environ)
+
+
+def test_pre_commit_runs_the_hooks_over_the_folders(sites: Path, programs: dict[str, str], tmp_path: Path) -> None:
+    ours = tmp_path / "orch"
+    ours.mkdir()
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", ours)
+    git(ours, "init", "--quiet", "--initial-branch", "main")
+    # What they install, orch itself, is here already.
+    hooks = [{"id": name, "language": "system"} for name in ("orch-validate", "orch-plan-check")]
+    config = {"repos": [{"repo": str(ours), "rev": commit(ours), "hooks": hooks}]}
+    (sites / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    environ = {**programs, "PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    valid, checked = (pre_commit(sites, environ, name) for name in ("orch-validate", "orch-plan-check"))
+    assert (valid.returncode, checked.returncode) == (0, 0)
+    assert "deployments/shop.yaml: ok (1 deployment, 1 model)" in valid.stdout
+    assert "shop: the lock fits 1 machine" in checked.stdout
+    write(sites / "deployments", "shop", SLO.replace("25/s", "50/s"), 8000)
+    stale = pre_commit(sites, environ, "orch-plan-check")
+    assert stale.returncode == 1
+    assert "error: shop/digits: slo was latency 200ms, percentile 99.0, rate 25/s and is " in stale.stdout
