@@ -53,13 +53,15 @@ def serve(
     )
     # The engine is imported only now, with its cores taken and its telemetry off.
     from orchestrator.backend.openvino_backend import OpenVinoBackend
+    from orchestrator.runner.trial import VARIABLE, limits_of
     from orchestrator.serving.process import Start, run
 
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     if listener is not None:
         listener.setblocking(False)
     try:
-        return run(Start(plan, state, generation, listener, regions), OpenVinoBackend())
+        trial = limits_of(os.environ.get(VARIABLE))
+        return run(Start(plan, state, generation, listener, regions, trial), OpenVinoBackend())
     except OrchError as error:
         sys.stderr.write(render(error) + "\n")
         return 1

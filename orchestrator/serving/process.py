@@ -29,8 +29,9 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.errors import render as render_error
 from orchestrator.manifest.spec import is_loopback
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
-from orchestrator.runner.worker import ServedModel, Worker
-from orchestrator.serving import admin
+from orchestrator.runner.trial import TRIAL, TrialLimits
+from orchestrator.runner.worker import Progress, ServedModel, Worker
+from orchestrator.serving import admin, trials
 from orchestrator.serving.dataplane import DataPlane, Served
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.http_gate import HttpLimits
@@ -73,6 +74,8 @@ class Start:
     """The HTTP listening socket, where the agent holds it."""
     regions: Path | None = None
     """Where registered shared memory is kept for the next worker; by default in `state`."""
+    trial: TrialLimits = TRIAL
+    """How long changes are tried."""
 
 
 def run(start: Start, backend: Backend) -> int:
@@ -144,7 +147,7 @@ class WorkerProcess:
         self._message = ""
         self._stopping = asyncio.Event()
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._worker = Worker(backend, on_change=self._swap, on_repair=self._repaired)
+        self._worker = Worker(backend, on_change=self._swap, on_repair=self._repaired, limits=start.trial)
         self._monitor = Monitor(start.plan.name, lambda: self._worker.served, self._worker.repairs)
         self._plane: DataPlane
         self._http: HttpServer | None = None
@@ -290,6 +293,8 @@ class WorkerProcess:
             "stop": self._on_stop,
             "requests": self._on_requests,
             "benched": self._on_benched,
+            "seen": self._on_seen,
+            "trial": self._on_trial,
         }
 
     async def _on_status(self, params: admin.Json, progress: admin.Progress) -> Any:
@@ -321,14 +326,18 @@ class WorkerProcess:
         async with self._changing:
             self._state = "Changing"
             try:
-                changes = await self._apply(plan, progress)
+                changes = await self._apply(plan, progress, trial=params.get("trial") is not False)
                 self._generation = generation
             finally:
                 self._state = "Draining" if self._plane.draining else "Serving"
         models = [{"model": change.model, "action": change.action, "cause": change.cause} for change in changes]
         return {"ok": True, "models": models}
 
-    async def _apply(self, plan: DeploymentPlan, progress: admin.Progress) -> Any:
+    async def _apply(self, plan: DeploymentPlan, progress: admin.Progress, *, trial: bool = True) -> Any:
+        return await self._told(lambda tell: self._worker.apply(plan, tell, trial=trial), progress)
+
+    async def _told(self, work: Callable[[Progress], Result], progress: admin.Progress) -> Result:
+        """Run work that blocks, and tell the caller, the log and the events how far it is."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[admin.Json | None] = asyncio.Queue()
 
@@ -344,7 +353,7 @@ class WorkerProcess:
 
         forwarding = asyncio.create_task(forward())
         try:
-            future, self._applying = _in_daemon(lambda: self._worker.apply(plan, tell))
+            future, self._applying = _in_daemon(lambda: work(tell))
             return await future
         finally:
             await told.put(None)
@@ -354,7 +363,7 @@ class WorkerProcess:
         log.info("%s: %s (%s)", item["model"], item["phase"], item["message"])
         if item["phase"] == "failed":
             self._monitor.event("Warning", "ChangeFailed", item["model"], item["message"])
-        elif item["phase"] in ("created", "replaced", "updated", "deleted"):
+        elif item["phase"] in ("tried", "created", "replaced", "updated", "deleted"):
             self._monitor.event("Normal", item["phase"].capitalize(), item["model"], item["message"])
 
     def _repaired(self, model: str, phase: str, message: str) -> None:
@@ -371,6 +380,15 @@ class WorkerProcess:
         del progress
         self._monitor.benched(str(params.get("model")), _number(params, "capacity_per_s"))
         return {"ok": True}
+
+    async def _on_seen(self, params: admin.Json, progress: admin.Progress) -> Any:
+        del params, progress
+        return trials.seen(self._worker)
+
+    async def _on_trial(self, params: admin.Json, progress: admin.Progress) -> Any:
+        work = trials.trial(self._worker, params)
+        async with self._changing:
+            return await self._told(work, progress)
 
     async def _on_requests(self, params: admin.Json, progress: admin.Progress) -> Any:
         """Switch the log of requests, and tell where it is."""
