@@ -26,6 +26,7 @@ TOP = "orchestrator"  # orchestrator/__init__.py and __main__.py: the public nam
 # What decides, and the plain data that it decides on: no I/O, no clock, no threads, and only each other.
 PURE_ROOMS = ("errors", "units", "planner", "scheduling")
 PURE_MODULES = (
+    "orchestrator.manifest.certificate",
     "orchestrator.manifest.emit",
     "orchestrator.manifest.explain",
     "orchestrator.manifest.scalar",

@@ -92,7 +92,7 @@ def planned(document: Document, since: float, message: str) -> Json:
         "sync": "OutOfSync",
         "health": verdict.health,
         "conditions": [_condition(kind, value, verdict, None, 0, since) for kind, value in wanted],
-        "endpoint": {"http": None if endpoint.http is None else f"http://{endpoint.http}", "grpc": endpoint.grpc},
+        "endpoint": {"http": _url(endpoint.http, endpoint.tls), "grpc": endpoint.grpc},
         "worker": {"pid": None, "restarts": 0, "started": None},
         "models": [_unplanned(model) for model in deployment.spec.models],
     }
@@ -232,8 +232,14 @@ def endpoint(record: DeploymentRecord, answer: Mapping[str, Any] | None) -> Json
     plan = record.runnable.endpoint
     http, grpc = (told.get("http"), told.get("grpc")) if told else (plan.http, plan.grpc)
     if http is not None and "://" not in http:
-        http = f"http://{http}"
-    return {"http": http, "grpc": grpc}
+        http = _url(http, plan.tls)
+    tls = told.get("tls") if told else None
+    return {"http": http, "grpc": grpc} | ({} if tls is None else {"tls": tls})
+
+
+def _url(address: str | None, tls: object) -> str | None:
+    """Return where an address of the manifest is asked."""
+    return None if address is None else f"{'http' if tls is None else 'https'}://{address}"
 
 
 def absent(model: ModelPlan, worker: WorkerView) -> Json:

@@ -17,6 +17,7 @@ import typer
 from orchestrator.cli import control, render
 from orchestrator.cli.app import OutputOption, app
 from orchestrator.cli.boundary import INTERRUPTED, NO
+from orchestrator.cli.endpoint import CaOption, CertOption, KeyOption, Papers, TokenFileOption
 from orchestrator.cli.light import LightCommand
 from orchestrator.cli.render import Output
 from orchestrator.errors import OrchError
@@ -55,9 +56,10 @@ def bench(
     url: Annotated[
         str | None, typer.Option(help="Any server of the protocol, without an agent; NAME is then the model's.")
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token; by default the deployment's own.")
-    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     seed: Annotated[int, typer.Option(min=0, max=10**6, help="Of the arrivals: same seed, same schedule.")] = 1,
     report: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a page: latency and answers in time against load.")
@@ -96,7 +98,8 @@ def bench(
     bench_options.check(wishes)
     if report is not None:
         plan_report.check(Path(report), "bench.html")
-    subject = bench_subject.by_address(url, name, token_file) if url else bench_subject.deployed(name, token_file)
+    papers = Papers(token_file, ca, cert, key)
+    subject = bench_subject.by_address(url, name, papers) if url else bench_subject.deployed(name, papers)
     question = bench_options.question(subject, wishes)
     request = bench_subject.the_request(subject, inputs or [], sys.stdin.buffer.read)
     _warn(subject, question)
@@ -129,7 +132,13 @@ def _run(subject: Subject, question: BenchQuestion, planned: Planned, request: R
     with tempfile.TemporaryDirectory(prefix="orch-bench-") as folder:
         body = Path(folder) / "body"
         body.write_bytes(request.body)
-        served = Served(request.host, request.port, request.path, request.headers, body, subject.pid, watch.arrived)
+        served = Served(
+            *(request.host, request.port, request.path, request.headers),
+            body,
+            subject.pid,
+            watch.arrived,
+            subject.target.trust,
+        )
         try:
             with _telling(subject, question) as (tell, ended):
                 for tried in tries(question, served, tell):

@@ -6,7 +6,6 @@ import statistics
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cli import control, endpoint, oip_client, tensors
@@ -53,9 +52,9 @@ class Subject:
         return tuple(each["name"] for each in self.plan.get("models", ()) if each["name"] != self.target.model)
 
 
-def deployed(name: str, token_file: Path | None) -> Subject:
+def deployed(name: str, papers: endpoint.Papers) -> Subject:
     """Ask the agent about NAME[/MODEL]; raise OrchError where it is unknown, ambiguous or not serving."""
-    target = endpoint.named(name, token_file, "orch bench")
+    target = endpoint.named(name, papers, "orch bench")
     deployment = name.partition("/")[0]
     answer = control.ask("describe", {"name": deployment})
     model = next(each for each in answer["status"]["models"] if each["name"] == target.model)
@@ -66,9 +65,9 @@ def deployed(name: str, token_file: Path | None) -> Subject:
     return Subject(target, deployment, answer["status"], model, answer["plan"], traffic)
 
 
-def by_address(url: str, model: str, token_file: Path | None) -> Subject:
+def by_address(url: str, model: str, papers: endpoint.Papers) -> Subject:
     """Return a model of any server of the protocol; NAME/MODEL is taken for MODEL."""
-    return Subject(endpoint.Target(url, model.rpartition("/")[2], token_file))
+    return Subject(endpoint.at(url, model, papers))
 
 
 def _traffic(manifest: str, model: str) -> Mapping[str, Any]:
@@ -136,18 +135,16 @@ class Request:
 def the_request(subject: Subject, values: list[str], read_stdin: Callable[[], bytes]) -> Request:
     """Return a request that the model has just answered; raise OrchError with the server's words where it does not."""
     parts = urllib.parse.urlsplit(subject.target.url if "://" in subject.target.url else f"http://{subject.target.url}")
-    if parts.scheme == "https":
-        hint = "load the server itself, behind whatever does TLS for it"
-        raise OrchError(Kind.UNSUPPORTED, "orch bench speaks plain HTTP", where=subject.target.url, hint=hint)
     token = endpoint.token(subject.target.token_file)
-    client = oip_client.Client(subject.target.url, token=token, timeout_s=ANSWER_S)
+    client = oip_client.client_of(subject.target, ANSWER_S)
     message, inputs = _message(client, subject.target.model, values, read_stdin)
     body, headers = oip_client.encoded(message)
     if token is not None:
         headers = headers | {"Authorization": f"Bearer {token}"}
     path = f"{parts.path.rstrip('/')}/v2/models/{urllib.parse.quote(subject.target.model, safe='')}/infer"
     headers = {"Host": parts.netloc.rpartition("@")[2]} | headers
-    return Request(parts.hostname or "", parts.port or 80, path, headers, body, inputs)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Request(parts.hostname or "", port, path, headers, body, inputs)
 
 
 def _message(

@@ -76,6 +76,9 @@ def _head(item: Json, answer: Json, now: datetime) -> Iterator[str]:
     )
     yield _fact("Manifest", answer.get("path") or NONE)
     yield _fact("Endpoint", endpoint_text(item.get("endpoint") or {}))
+    if tls := (item.get("endpoint") or {}).get("tls"):
+        clients = ", for clients with a certificate" if tls["client_certificates"] else ""
+        yield _fact("Certificate", f"until {tls['expires']}, SHA-256 {tls['sha256']}{clients}")
     if worker.get("pid"):
         restarts = f"{worker.get('restarts', 0)} restarts"
         yield _fact("Worker", f"process {worker['pid']}, {restarts}, runs for {age(worker.get('started'), now)}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import enum
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import endpoint, render
 from orchestrator.cli.app import app
-from orchestrator.cli.endpoint import Target
+from orchestrator.cli.endpoint import CaOption, CertOption, KeyOption, Papers, TokenFileOption
 from orchestrator.cli.light import LightCommand
 
 
@@ -42,9 +41,10 @@ def infer(
         InferOutput, typer.Option("-o", "--output", help="How the outputs are written.")
     ] = InferOutput.TEXT,
     timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds to wait for the answer.")] = 60.0,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token; by default the deployment's own.")
-    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Send one request and show the outputs.
 
@@ -59,11 +59,9 @@ def infer(
     """
     from orchestrator.cli import oip_client, tensors  # numpy and http.client: only this command needs them
 
-    if url is None:
-        target = endpoint.named(name, token_file, "orch infer")
-    else:
-        target = Target(url, name.rpartition("/")[2], token_file)
-    client = oip_client.Client(target.url, token=endpoint.token(target.token_file), timeout_s=timeout)
+    papers = Papers(token_file, ca, cert, key)
+    target = endpoint.named(name, papers, "orch infer") if url is None else endpoint.at(url, name, papers)
+    client = oip_client.client_of(target, timeout)
     inputs = tensors.with_standard_input(inputs, sys.stdin.buffer.read)
     request = tensors.read_request(inputs)
     if request is None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cli import endpoint
 from orchestrator.errors import Kind, OrchError
+from orchestrator.profiling import trust
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ANSWER_MAX_BYTES = 2**31
@@ -27,10 +30,11 @@ class Message:
 class Client:
     """Talks to one endpoint."""
 
-    def __init__(self, url: str, *, token: str | None, timeout_s: float) -> None:
+    def __init__(self, url: str, *, token: str | None, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
         self._url = _address(url)
         self._token = token
         self._timeout_s = timeout_s
+        self._tls = tls
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Return the model's metadata; raise OrchError with the server's words."""
@@ -44,8 +48,12 @@ class Client:
     def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str], *, wanted: str) -> Message:
         if self._token is not None:
             headers = headers | {"Authorization": f"Bearer {self._token}"}
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout_s)
+        host, port = self._url.hostname or "", self._url.port
+        connection: http.client.HTTPConnection
+        if self._url.scheme == "https":
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=self._tls)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
         try:
             connection.request(method, self._url.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
@@ -55,9 +63,15 @@ class Client:
             raise OrchError(Kind.DEADLINE, what, where=self._url.geturl()) from None
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
-                what, hint = "the connection was closed without an answer", None
+                what, hint = (
+                    "the connection was closed without an answer",
+                    "does it want https, or a client certificate?",
+                )
             else:  # its bytes are not for terminals
                 what, hint = "does not speak HTTP/1.1", "is it the gRPC port? The HTTP one is wanted"
+            raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl(), hint=hint) from None
+        except ssl.SSLError as error:
+            what, hint = trust.refusal(error)
             raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl(), hint=hint) from None
         except (OSError, http.client.HTTPException) as error:
             what = f"cannot be reached: {getattr(error, 'strerror', None) or error or type(error).__name__}"
@@ -69,6 +83,12 @@ class Client:
             hint = "give the address of an Open Inference Protocol endpoint; orch status -o wide shows them"
             raise OrchError(Kind.FAILED, what, where=self._url.geturl(), hint=hint)
         return message
+
+
+def client_of(target: endpoint.Target, timeout_s: float) -> Client:
+    """Return a client of the target; raise OrchError where its token or certificates cannot be read."""
+    tls = None if target.trust is None else trust.context(target.trust)
+    return Client(target.url, token=endpoint.token(target.token_file), timeout_s=timeout_s, tls=tls)
 
 
 def encoded(request: Message) -> tuple[bytes, dict[str, str]]:

@@ -244,5 +244,5 @@ def age(started: str | None, now: datetime) -> str:
 
 def endpoint_text(endpoint: Json) -> str:
     """Return where clients reach it."""
-    grpc = endpoint.get("grpc")
-    return " ".join(part for part in (endpoint.get("http"), f"grpc://{grpc}" if grpc else None) if part) or NONE
+    grpc, scheme = endpoint.get("grpc"), "grpcs" if endpoint.get("tls") else "grpc"
+    return " ".join(part for part in (endpoint.get("http"), f"{scheme}://{grpc}" if grpc else None) if part) or NONE

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from email.message import Message
 
 from orchestrator.client.failures import DeadlineExceeded, Failed, Invalid, Unreachable
+from orchestrator.profiling.trust import refusal
 
 IDLE_MAX = 64  # connections kept for later; more callers than that open their own again
 TOGETHER_BYTES = 64 * 1024  # of a body that is sent in one write; joining more costs more than a second write
@@ -65,6 +66,8 @@ class Connections:
             return self._on(self._new(), request, deadline)
         except _ClosedUnansweredError as error:
             hint = "the worker was stopped or died; orch status and orch logs tell, and another call may succeed"
+            if self.url.scheme == "https":
+                hint = "does it ask for a client_certificate? Or the worker was stopped: orch status and orch logs tell"
             raise Unreachable("the connection was closed without an answer", where=self.where, hint=hint) from error
         except TimeoutError:
             hint = "allow more by timeout_s, or see how full the model is: orch status"
@@ -72,6 +75,9 @@ class Connections:
         except http.client.HTTPException as error:
             hint = "is it the gRPC port? The HTTP one is wanted"
             raise Failed("does not speak HTTP/1.1", where=self.where, hint=hint) from error
+        except ssl.SSLError as error:
+            what, hint = refusal(error)
+            raise Failed(what, where=self.where, hint=hint) from error
         except OSError as error:
             hint = "is it running? orch status -o wide shows the endpoints"
             what = f"cannot be reached: {error.strerror or error}"
@@ -131,7 +137,7 @@ class Connections:
             connection.putheader(name, value)
         connection.putheader("Content-Length", str(size))
         # A server that is full answers at the head and may close; its answer can be read all the same.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(*_CLOSED):
             connection.endheaders()
             for part in parts:
                 connection.send(part)
@@ -140,7 +146,7 @@ class Connections:
         connection.sock.settimeout(self._left_s(deadline))
         try:
             return connection.getresponse()
-        except (ConnectionResetError, BrokenPipeError) as error:  # RemoteDisconnected is the first of them
+        except _CLOSED as error:  # RemoteDisconnected is one
             raise _ClosedUnansweredError from error
 
     def _body(
@@ -167,6 +173,9 @@ class Connections:
         if left_s <= 0:
             raise TimeoutError
         return left_s
+
+
+_CLOSED = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class _ClosedUnansweredError(Exception):

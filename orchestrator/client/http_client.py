@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from email.message import Message
+from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +21,10 @@ from orchestrator.backend.datatypes import Array
 from orchestrator.client.connections import Answer, Connections, Request
 from orchestrator.client.failures import ClientError, DeadlineExceeded, Failed, Invalid, NotFound, Overloaded
 from orchestrator.client.retrying import Retrying
+from orchestrator.client.trace import trace_context
 from orchestrator.client.wire import JSON_LENGTH, Body, decode, encode
-from orchestrator.errors import Kind
+from orchestrator.errors import Kind, OrchError
+from orchestrator.profiling.trust import Trust, context
 from orchestrator.serving.contract import PRIORITY, REQUEST_ID, TIMEOUT_MS, Priority, said
 
 TIMEOUT_S = 60.0
@@ -62,6 +65,8 @@ class Client:
         *,
         timeout_s: float = TIMEOUT_S,
         token: str | None = None,
+        ca_file: str | Path | None = None,
+        client_certificate: tuple[str | Path, str | Path] | None = None,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -69,8 +74,12 @@ class Client:
     ) -> None:
         """Store the address and connect at the first call. `timeout_s` is for calls that state none.
 
-        `tls` is for https endpoints with a certificate of their own; `clock`, `sleep` and `chance` are for tests.
+        For https, `ca_file` holds the authorities to trust instead of the system's, `client_certificate` a certificate
+        and its key for servers that ask for one, all PEM; `tls` stands for both. Raise Invalid for files that cannot
+        be used. `clock`, `sleep` and `chance` are for tests.
         """
+        if tls is None and url.startswith("https://"):
+            tls = _context(ca_file, client_certificate)
         self._connections = Connections(url, tls=tls, clock=clock)
         self._retrying = Retrying(clock=clock, sleep=sleep, chance=chance)
         self._timeout_s = timeout_s
@@ -115,7 +124,8 @@ class Client:
 
     def _said(self, body: Body, priority: Priority | None, request_id: str | None) -> dict[str, str]:
         """Return the headers that all tries of a call have in common."""
-        headers = self._headers | {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(body.text))}
+        kind = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(body.text))}
+        headers = self._headers | kind | trace_context()
         if priority is not None:
             headers[PRIORITY] = priority
         if request_id is not None and said({REQUEST_ID: request_id}).request_id is not None:
@@ -133,6 +143,16 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _context(ca_file: str | Path | None, client_certificate: tuple[str | Path, str | Path] | None) -> ssl.SSLContext:
+    certificate, key = client_certificate or (None, None)
+    paths = (None if path is None else str(path) for path in (ca_file, None, certificate, key))
+    try:
+        return context(Trust(*paths))
+    except OrchError as error:
+        (problem,) = error.problems
+        raise Invalid(problem.what, where=problem.where, hint=problem.hint) from None
 
 
 def _json_length(answer: Answer, where: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from orchestrator.manifest.files import STDIN, STDIN_NAME
 
 if TYPE_CHECKING:  # load imports this module
     from orchestrator.manifest.load import Document, SourceDocument
-    from orchestrator.manifest.spec import ModelSpec
+    from orchestrator.manifest.spec import ModelSpec, Tls
 
 FOLDER_HINT = "name a file; a SavedModel folder is converted with ovc first"
 FILE_HINT = "name the file that holds the token"
+PEM_HINT = "name a PEM file"
 Fault = tuple[str, str | None]
 """What is wrong with a file, and the hint."""
 
@@ -40,7 +42,33 @@ def check_sources(document: Document) -> list[Problem]:
     fault = None if token_file is None else _unusable(document.base / token_file, FILE_HINT, document)
     if fault is not None:
         problems.append(_problem(document, fault, "spec", "endpoint", "token_file"))
-    return problems
+    return problems + _check_tls(document)
+
+
+def _check_tls(document: Document) -> list[Problem]:
+    tls = document.deployment.spec.endpoint.tls
+    if tls is None:
+        return []
+    problems = []
+    for key in ("certificate_file", "key_file", "client_ca_file"):
+        named = getattr(tls, key)
+        fault = None if named is None else _unusable(document.base / named, PEM_HINT, document)
+        if fault is not None:
+            problems.append(_problem(document, fault, "spec", "endpoint", "tls", key))
+    return problems or _check_certificate(document, tls)
+
+
+def _check_certificate(document: Document, tls: Tls) -> list[Problem]:
+    from orchestrator.manifest import tls_files  # ssl: only endpoints with TLS need it
+
+    client_ca = None if tls.client_ca_file is None else document.base / tls.client_ca_file
+    base = document.base
+    files = tls_files.TlsFiles(base / tls.certificate_file, base / tls.key_file, client_ca, tls.min_version)
+    try:
+        faults = list(tls_files.faults(tls_files.load(files), files, datetime.now(UTC)))
+    except tls_files.UnusableError as error:
+        faults = [error]
+    return [_problem(document, (fault.what, fault.hint), "spec", "endpoint", "tls", fault.key) for fault in faults]
 
 
 def check_named_files(document: SourceDocument) -> list[Problem]:

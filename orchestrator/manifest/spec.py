@@ -214,6 +214,19 @@ class Quota(Strict):
     """Inferences that it may ask for at once after a pause. Default: those of one second, at least 1."""
 
 
+class Tls(Strict):
+    """Encryption of both endpoints. The files are read again when they change, without a restart."""
+
+    certificate_file: FilePath
+    """PEM file with the certificate and, behind it, the intermediate ones; relative to the manifest."""
+    key_file: FilePath
+    """PEM file with its private key, without a pass phrase and closed to other users; relative to the manifest."""
+    client_ca_file: FilePath | None = None
+    """PEM file with authorities: only clients with a certificate of theirs are let in (mutual TLS)."""
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    """Oldest version that is spoken. gRPC cannot be held to `TLSv1.3`, which needs `grpc: null`."""
+
+
 class Endpoint(Strict):
     """Where the deployment listens; nothing listens beyond loopback unless the manifest says how that is safe."""
 
@@ -222,9 +235,11 @@ class Endpoint(Strict):
     grpc: Address | None = "127.0.0.1:8001"
     """HOST:PORT of the gRPC endpoint; null for none, port 0 for any free port."""
     token_file: FilePath | None = None
-    """File that holds the bearer token which clients must send; relative to the manifest."""
+    """File with the bearer token that clients must send; of several lines any is taken. Relative to the manifest."""
+    tls: Tls | None = None
+    """Encryption of both endpoints; absent: clear text."""
     insecure: bool = False
-    """Allow an address beyond loopback without a token."""
+    """Allow an address beyond loopback to clients without a token and without a certificate."""
     quota: Quota | None = None
     """What each client may ask for; absent: as much as the pools can serve."""
     shared_memory: bool | None = None
@@ -249,7 +264,11 @@ def _endpoint_contradictions(endpoint: Endpoint) -> Iterable[Contradiction]:
     if http is not None and http == grpc and not http.endswith(":0"):
         what = f"http and grpc cannot share one address, got {http} for both"
         yield Contradiction(("grpc",) if "grpc" in endpoint.model_fields_set else ("http",), what, "change one port")
-    if endpoint.token_file is None and not endpoint.insecure:
+    if endpoint.tls is not None and endpoint.tls.min_version != "TLSv1.2" and grpc is not None:
+        what, hint = "the gRPC endpoint cannot be held to TLSv1.3", "state grpc: null, or drop min_version"
+        yield Contradiction(("tls", "min_version"), what, hint)
+    knows_clients = endpoint.token_file is not None or (endpoint.tls is not None and endpoint.tls.client_ca_file)
+    if not knows_clients and not endpoint.insecure:
         for key, address in (("http", http), ("grpc", grpc)):
             if address is not None and not is_loopback(address):
                 hint = "name a file with token_file: FILE, or state insecure: true"

@@ -118,12 +118,26 @@ class QuotaPlan(Frozen):
         return f"{self.rate_per_s:g}/s and {self.burst} at once"
 
 
+class TlsPlan(Frozen):
+    """Which files the endpoints are encrypted with, absolute; what is in them may change while they are used."""
+
+    certificate_file: str
+    key_file: str
+    client_ca_file: str | None = None
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+
+    def __str__(self) -> str:
+        clients = "" if self.client_ca_file is None else f", clients of {self.client_ca_file}"
+        return f"{self.certificate_file} with {self.key_file}{clients}, {self.min_version} or later"
+
+
 class EndpointPlan(Frozen):
     """Where the worker listens, and what one client may ask for; a change needs a new worker."""
 
     http: str | None
     grpc: str | None
     token_file: str | None = None
+    tls: TlsPlan | None = None
     quota: QuotaPlan | None = None
     shared_memory: bool | None = None
     """Whether clients may name shared memory; None: where all addresses are loopback ones."""
@@ -132,7 +146,7 @@ class EndpointPlan(Frozen):
     def _without_what_is_not_stated(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what the manifest does not state: the plan's bytes are those of versions that did not know it."""
         fields: dict[str, Any] = dump(self)
-        later = {"quota", "shared_memory"}
+        later = {"quota", "shared_memory", "tls"}
         return {key: value for key, value in fields.items() if key not in later or value is not None}
 
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.model import ModelInfo
-from orchestrator.manifest.spec import Deployment, ModelSpec, Quota
+from orchestrator.manifest.spec import Deployment, ModelSpec, Quota, Tls, is_loopback
 from orchestrator.planner import properties as keys
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.demand import Case, Choice, check_compile, choose
 from orchestrator.planner.layout import ThreadClaim, share_threads
 from orchestrator.planner.memory import Need, check_memory, need_of
 from orchestrator.planner.placement import Fault, Placement, place
-from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, QueuePlan, QuotaPlan, Reason, SloPlan
+from orchestrator.planner.plan import (
+    DeploymentPlan,
+    EndpointPlan,
+    ModelPlan,
+    QueuePlan,
+    QuotaPlan,
+    Reason,
+    SloPlan,
+    TlsPlan,
+)
 from orchestrator.planner.processors import Worker
 from orchestrator.planner.rules import because
 from orchestrator.planner.settings import all_properties, cpu_settings
@@ -42,6 +51,7 @@ def resolve(
     cores: tuple[int, ...] | None = None,
     taken_cpus: int = 0,
     token_file: str | None = None,
+    tls: TlsPlan | None = None,
     fingerprint: str = "",
     decisions: Mapping[str, Decision] | None = None,
     notes: Iterable[str] = (),
@@ -49,9 +59,9 @@ def resolve(
     """Return the plan of the deployment on this machine.
 
     `models` has what each model's file is, by the model's name. `cores` are the worker's own; without them it shares
-    the machine, of which other workers hold `taken_cpus`. Models among `decisions` run as was measured, all others by
-    rule; `notes` are warnings of whoever looked for decisions. Raise OrchError (INVALID or UNSUPPORTED) with every
-    problem of every model.
+    the machine, of which other workers hold `taken_cpus`. `token_file` and `tls` hold absolute paths. Models among
+    `decisions` run as was measured, all others by rule; `notes` are warnings of whoever looked for decisions. Raise
+    OrchError (INVALID or UNSUPPORTED) with every problem of every model.
     """
     cpus, warnings = grant_cpus(deployment, inventory, cores, taken_cpus)
     decisions = decisions or {}
@@ -71,10 +81,10 @@ def resolve(
     _raise([_problem(deployment, None, Fault("resources.memory", what, "serve fewer models")) for what in refusals])
     # Whoever looked for decisions says best why there are none.
     planning = tuple(notes) or _planning_warnings(deployment, decisions)
-    warnings += [*memory_warnings, *planning, *_crowding_warnings(worker)]
+    warnings += [*memory_warnings, *planning, *_crowding_warnings(worker), *_clear_text_warnings(deployment)]
     return DeploymentPlan(
         name=deployment.metadata.name,
-        endpoint=endpoint_of(deployment, token_file),
+        endpoint=endpoint_of(deployment, token_file, tls),
         cpus=cpus,
         cores=cores,
         memory_bytes=deployment.spec.resources.memory,
@@ -84,16 +94,42 @@ def resolve(
     )
 
 
-def endpoint_of(deployment: Deployment, token_file: str | None) -> EndpointPlan:
-    """Return where the deployment's worker listens; `token_file` is the path of its token."""
+def endpoint_of(deployment: Deployment, token_file: str | None, tls: TlsPlan | None = None) -> EndpointPlan:
+    """Return where the deployment's worker listens; `token_file` and `tls` are the paths of its own files.
+
+    Without `tls` the files are as the manifest names them.
+    """
     endpoint = deployment.spec.endpoint
     return EndpointPlan(
         http=endpoint.http,
         grpc=endpoint.grpc,
         token_file=token_file,
+        tls=tls or tls_of(endpoint.tls),
         quota=_quota(endpoint.quota),
         shared_memory=endpoint.shared_memory,
     )
+
+
+def tls_of(tls: Tls | None, place: Callable[[str], str] = str) -> TlsPlan | None:
+    """Return the TLS files of a manifest; `place` tells where a file that it names is."""
+    if tls is None:
+        return None
+    return TlsPlan(
+        certificate_file=place(tls.certificate_file),
+        key_file=place(tls.key_file),
+        client_ca_file=None if tls.client_ca_file is None else place(tls.client_ca_file),
+        min_version=tls.min_version,
+    )
+
+
+def _clear_text_warnings(deployment: Deployment) -> list[str]:
+    endpoint = deployment.spec.endpoint
+    if endpoint.token_file is None or endpoint.tls is not None:
+        return []
+    reached = [address for address in (endpoint.http, endpoint.grpc) if address and not is_loopback(address)]
+    if not reached:
+        return []
+    return [f"the token goes over the network in clear text at {' and '.join(reached)}: add spec.endpoint.tls"]
 
 
 def _quota(quota: Quota | None) -> QuotaPlan | None:

@@ -75,7 +75,8 @@ def _heading(plan: DeploymentPlan, change: Change | None) -> str:
     cpus = "1 core" if plan.cpus == 1 else f"{plan.cpus} cores"
     own = f"of its own ({','.join(map(str, plan.cores))})" if plan.cores is not None else "shared with others"
     lines = [f"{plan.name}: {count} on {cpus} {own}"]
-    places = {"http": plan.endpoint.http, "grpc": plan.endpoint.grpc, "token": plan.endpoint.token_file}
+    at = plan.endpoint
+    places = {"http": at.http, "grpc": at.grpc, "tls": at.tls and str(at.tls), "token": at.token_file}
     lines.append(_wrapped("  endpoint", ", ".join(f"{key} {places[key]}" for key in places if places[key]) or "none"))
     if plan.memory_bytes is not None:
         lines.append(_wrapped("  memory", f"at most {format_size(plan.memory_bytes)}"))

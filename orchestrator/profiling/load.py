@@ -27,6 +27,7 @@ import uvloop
 
 from orchestrator.profiling.tied import die_with_parent
 from orchestrator.profiling.timer import Timer
+from orchestrator.profiling.trust import context
 from orchestrator.profiling.wire import FAILED, LoadOrder, LoadReport, Outcome
 from orchestrator.scheduling.arrivals import arrivals
 
@@ -100,6 +101,7 @@ class Load:
         self._order = order
         self._tell = tell
         self._request = _request(order)
+        self._tls = None if order.trust is None else context(order.trust)
         self._idle: list[Connection] = []  # the last used first: fewest stay warm
         self._busy: dict[int, Connection] = {}  # by number of the arrival, oldest first
         self._opening = 0
@@ -209,7 +211,7 @@ class Load:
             loop = asyncio.get_running_loop()
             target = (self._order.host, self._order.port)
             async with asyncio.timeout(self._order.timeout_s):
-                _, connection = await loop.create_connection(lambda: Connection(self._over), *target)
+                _, connection = await loop.create_connection(lambda: Connection(self._over), *target, ssl=self._tls)
         except (OSError, TimeoutError):
             if self._waiting:
                 self._end(self._waiting.popleft(), FAILED)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.errors import Kind
 from orchestrator.profiling.measurement import Arm, Block, ReadBack
+from orchestrator.profiling.trust import Trust
 from orchestrator.scheduling.arrivals import Arrivals
 
 FAILED = 0
@@ -95,6 +96,8 @@ class LoadOrder(Line):
     """Opened before the first arrival."""
     timeout_s: float = 10.0
     """After which an unanswered request is a failure."""
+    trust: Trust | None = None
+    """With TLS: which servers are trusted."""
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,7 @@ from orchestrator.manifest.load import Document
 from orchestrator.manifest.model_file import check_sources, resolve_source
 from orchestrator.planner.layout import allocate_cores
 from orchestrator.planner.plan import DeploymentPlan
-from orchestrator.planner.resolve import grant_cpus, resolve
+from orchestrator.planner.resolve import grant_cpus, resolve, tls_of
 from orchestrator.runner.decide import Found, Policy, find
 
 
@@ -168,6 +168,7 @@ def _assembled(
 ) -> Assembled:
     deployment, inventory = document.deployment, facts.inventory
     token = deployment.spec.endpoint.token_file
+    tls = tls_of(deployment.spec.endpoint.tls, lambda file: str(document.base / file))
 
     def plan(found: Found) -> DeploymentPlan:
         return resolve(
@@ -177,6 +178,7 @@ def _assembled(
             cores=cores,
             taken_cpus=taken,
             token_file=None if token is None else str(document.base / token),
+            tls=tls,
             fingerprint=fingerprint(inventory),
             decisions=found.decisions,
             notes=found.notes,

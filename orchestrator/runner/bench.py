@@ -15,6 +15,7 @@ from orchestrator.planner.bench import Ask, BenchQuestion, GeneratorUse, Tried, 
 from orchestrator.planner.bench_tally import Around, Tally, part
 from orchestrator.profiling.children import LoadGenerator
 from orchestrator.profiling.host_counters import Snapshot, between, snapshot
+from orchestrator.profiling.trust import Trust
 from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 
 GAP_S = 0.15  # between blocks: what waits is answered meanwhile
@@ -41,6 +42,8 @@ class Served:
     """Of the server's process, where it runs on this machine."""
     arrived: Callable[[], int | None]
     """Returns how many requests the server has counted, everybody's; None where it cannot be known."""
+    trust: Trust | None = None
+    """With TLS: which servers are trusted."""
 
 
 Tell = Callable[[Ask, Tally], None]
@@ -134,6 +137,7 @@ class _Run:
             connections_max=CONNECTIONS_MAX,
             connections_first=CONNECTIONS_FIRST,
             timeout_s=ANSWER_S if latency_s is None else max(ANSWER_LEAST_S, ANSWER_SLOS * latency_s),
+            trust=served.trust,
         )
 
     def _snapshot(self) -> Snapshot:

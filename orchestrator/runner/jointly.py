@@ -219,7 +219,7 @@ def _step(member: Member, layout: Layout, seed: int, seconds: float, load: float
 def plan_of(ask: Ask, decisions: Mapping[str, Decision]) -> DeploymentPlan:
     """Return the plan of the whole deployment with these decisions, on a port of its own on loopback."""
     spec = ask.deployment.spec
-    endpoint = spec.endpoint.model_copy(update={"http": "127.0.0.1:0", "grpc": None, "token_file": None})
+    endpoint = spec.endpoint.model_copy(update={"http": "127.0.0.1:0", "grpc": None, "token_file": None, "tls": None})
     resources = spec.resources.model_copy(update={"cpus": ask.cpus})
     wanted = ask.deployment.model_copy(
         update={"spec": spec.model_copy(update={"endpoint": endpoint, "resources": resources})}

@@ -27,10 +27,11 @@ from typing import Any
 # each message wakes threads of the core's own before ours; without, the thread that waits for calls reads the sockets.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
-from grpc import StatusCode
+from grpc import StatusCode, ssl_server_certificate_configuration
 from grpc._cython import cygrpc
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.manifest.tls_files import Identity
 
 __all__ = ["Call", "CallServer", "Handler", "Refused", "StatusCode"]
 
@@ -160,10 +161,14 @@ class CallServer:
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._poll, name="orch-grpc", daemon=True)
 
-    def listen(self, address: str) -> int:
-        """Take the address and return the port; raise OrchError CONFLICT when it cannot be had."""
+    def listen(self, address: str, tls: Callable[[], Identity] | None = None) -> int:
+        """Take the address and return the port; raise OrchError CONFLICT when it cannot be had.
+
+        `tls` returns the certificate and key of the moment; each new connection gets them as they then are.
+        """
+        credentials = () if tls is None else (_credentials(tls),)
         try:
-            port: int = self._server.add_http2_port(address.encode())
+            port: int = self._server.add_http2_port(address.encode(), *credentials)
         except RuntimeError as error:
             raise _taken(address, str(error)) from None
         if port == 0:
@@ -319,6 +324,25 @@ def _rest(coroutine: Coroutine[Any, Any, bytes], waits_for: Any) -> Generator[An
 
 async def _unknown(_message: bytes, _call: Call) -> bytes:
     raise AssertionError("refused before its message")
+
+
+def _credentials(tls: Callable[[], Identity]) -> Any:
+    """Return the core's credentials; it asks for newer ones, on threads of its own, before each handshake."""
+    told = tls()
+
+    def newer() -> Any:
+        nonlocal told
+        now = tls()
+        if now is told:
+            return None
+        told = now
+        return _certificate(now)
+
+    return cygrpc.server_credentials_ssl_dynamic_cert_config(_certificate(told), newer, told.client_ca is not None)
+
+
+def _certificate(identity: Identity) -> Any:
+    return ssl_server_certificate_configuration([(identity.key, identity.certificate)], identity.client_ca)
 
 
 def _taken(address: str, why: str) -> OrchError:

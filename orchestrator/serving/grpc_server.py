@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
+from orchestrator.manifest.tls_files import Identity
 from orchestrator.serving import contract, grpc_infer, grpc_regions, oip_messages
 from orchestrator.serving.contract import NO_MEMORY, Priority, Said
 from orchestrator.serving.grpc_calls import CallServer, Refused, StatusCode
@@ -22,6 +22,8 @@ from orchestrator.serving.request_log import Caller, Ended, RequestLog
 from orchestrator.serving.shared_regions import Regions
 from orchestrator.serving.shared_tensors import PIECE_BYTES, SharedTensors
 from orchestrator.serving.tensors import TensorPool
+from orchestrator.serving.tls import HANDSHAKE_S
+from orchestrator.serving.token import carries
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ class Plane(Protocol):
 
 
 class GrpcServer:
-    """Serves one address. `token` returns the bearer token that calls must carry, None for none."""
+    """Serves one address. `token` returns the tokens of which calls must carry one, `tls` what the server shows."""
 
     def __init__(
         self,
@@ -133,7 +135,8 @@ class GrpcServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_concurrent_rpcs: int = MAX_CONCURRENT_RPCS,
         reuse_port: bool = True,
-        token: Callable[[], str | None] | None = None,
+        token: Callable[[], Sequence[str] | None] | None = None,
+        tls: Callable[[], Identity] | None = None,
         version: str = "",
         quotas: Quotas | None = None,
         requests: RequestLog | None = None,
@@ -144,6 +147,7 @@ class GrpcServer:
         self._max_concurrent_rpcs = max_concurrent_rpcs
         self._reuse_port = reuse_port
         self._token = token
+        self._tls = tls
         self._version = version
         self._quotas = quotas
         self._requests = requests or RequestLog(None)
@@ -162,7 +166,7 @@ class GrpcServer:
             for name, method in self._methods().items()
         }
         server = CallServer(handlers, self._options(), most=self._max_concurrent_rpcs)
-        port = server.listen(self._address)
+        port = server.listen(self._address, self._tls)
         server.start()
         self._server = server
         return port
@@ -185,6 +189,7 @@ class GrpcServer:
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_S * 1000)),
         ]
 
     def _methods(self) -> dict[str, Method]:
@@ -350,13 +355,12 @@ def _shortest(*seconds: float | None) -> float | None:
     return min(known) if known else None
 
 
-def _authorise(context: Any, token: str | None) -> None:
-    """Raise OrchError UNAUTHORIZED unless the call carries the token; compared in constant time."""
-    if token is None:
+def _authorise(context: Any, tokens: Sequence[str] | None) -> None:
+    """Raise OrchError UNAUTHORIZED unless the call carries one of the tokens."""
+    if tokens is None:
         return
     given = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
-    scheme, _, word = given.partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(word.strip().encode(), token.encode()):
+    if not carries(given.encode(), tokens):
         raise OrchError(
             Kind.UNAUTHORIZED, "no or a wrong token", hint="send the metadata `authorization: Bearer TOKEN`"
         )

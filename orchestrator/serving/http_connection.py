@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ from orchestrator.serving.http_head import (
     with_id,
 )
 from orchestrator.serving.http_infer import Answers, InferBody
-from orchestrator.serving.http_outflow import Outflow
+from orchestrator.serving.http_outflow import Outflow, TlsOutflow
 from orchestrator.serving.http_routes import JSON, Answer, answer, error_answer, whole
 from orchestrator.serving.oip import HeadCache
 from orchestrator.serving.quota import Quotas, client
@@ -70,7 +70,7 @@ class Shared:
     scrapes: Scrapes
     version: str
     limits: HttpLimits
-    token: Callable[[], str | None]
+    token: Callable[[], Sequence[str] | None]
     clock: Callable[[], float]
     heads: HeadParser
     bodies: HeadCache
@@ -116,7 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._reading_paused = False
         self._writing_paused = False
-        self._outflow = Outflow()
+        self._outflow: Outflow | TlsOutflow
         self.since = shared.clock()
         """When the connection last made progress in its phase; for a head, when it began."""
 
@@ -125,6 +125,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = transport  # type: ignore[assignment]
+        self._outflow = Outflow() if transport.get_extra_info("ssl_object") is None else TlsOutflow()
         connections = self._shared.connections
         if len(connections) < self._shared.limits.connections:
             connections.add(self)
@@ -568,6 +569,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()
+        if not self._transport.can_write_eof():
+            self._transport.close()  # TLS has no halves to close: it sends its end, and reads up to the client's
+            return
         try:
             self._transport.write_eof()
         except (OSError, RuntimeError):
@@ -608,12 +612,12 @@ class Connection(asyncio.BufferedProtocol):
         limits = self._shared.limits
         if not self._stash:
             if waited > limits.idle_s:
-                self._transport.close()
+                self._leave()
         elif waited > limits.head_s:
             if self._stash.strip(b"\r\n"):
                 self._refuse(OrchError(Kind.DEADLINE, f"the head did not come within {limits.head_s:g} s"), 408)
             else:
-                self._transport.close()  # empty lines ask for nothing
+                self._leave()  # empty lines ask for nothing
 
     def _overdue_body(self, waited: float) -> None:
         limits, body = self._shared.limits, self._body
@@ -634,4 +638,10 @@ class Connection(asyncio.BufferedProtocol):
     def stop(self) -> None:
         """Close if nothing is under way; what is under way is answered with `Connection: close`."""
         if self._phase is Phase.HEAD and not self._stash and not self._closing:
-            self._transport.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close a connection on which nothing is under way; with TLS the client's own end is waited for, a moment."""
+        self._closing = True
+        self.since = self._shared.clock()
+        self._transport.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.contract import retry_ms
 from orchestrator.serving.http_head import Head, HttpError
 from orchestrator.serving.http_routes import Answer, error_answer
+from orchestrator.serving.tls import HANDSHAKE_S
+from orchestrator.serving.token import carries
 
 PLAIN_BODY_BYTES = 2**20  # of a request without tensors; more is not read
 PLAIN_KEPT_BYTES = 64 * 1024  # of those: every such body that means something is a small JSON object
@@ -22,6 +23,7 @@ class HttpLimits:
     body_bytes: int = 256 * 2**20
     json_bytes: int = 32 * 2**20
     connections: int = 20_000
+    handshake_s: float = HANDSHAKE_S
     idle_s: float = 75.0
     """Between requests, as in nginx."""
     head_s: float = 10.0
@@ -53,13 +55,12 @@ def json_bytes(head: Head) -> int | None:
     return head.content_length if head.json_length is None else head.json_length
 
 
-def unauthorized(head: Head, token: str | None) -> OrchError | None:
-    """Return the refusal of a caller without the token; health is told to everybody."""
-    if token is None or head.parts[:2] == ("v2", "health"):
+def unauthorized(head: Head, tokens: Sequence[str] | None) -> OrchError | None:
+    """Return the refusal of a caller without any of the tokens; health is told to everybody."""
+    if tokens is None or head.parts[:2] == ("v2", "health"):
         return None
-    scheme, _, given = head.authorization.partition(" ")
     # Header values were read as latin-1, so this gives the bytes that came.
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+    if carries(head.authorization.encode("latin-1"), tokens):
         return None
     return OrchError(Kind.UNAUTHORIZED, "a bearer token is needed")
 

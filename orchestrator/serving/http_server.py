@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
@@ -19,6 +21,7 @@ from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.scrapes import Metrics, Scrapes
 from orchestrator.serving.tensors import TensorPool
+from orchestrator.serving.tls import SHUTDOWN_S, door
 from orchestrator.serving.turns import Turns
 
 BACKLOG = 4096  # connections that wait while a worker restarts; the kernel caps it at net.core.somaxconn
@@ -47,7 +50,7 @@ def listen(address: str) -> socket.socket:
 
 
 class HttpServer:
-    """Serves a data plane over HTTP/1.1."""
+    """Serves a data plane over HTTP/1.1, encrypted where `tls` returns the context for new connections."""
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class HttpServer:
         version: str,
         on_bug: Callable[[BaseException], None],
         limits: HttpLimits | None = None,
-        token: Callable[[], str | None] = lambda: None,
+        token: Callable[[], Sequence[str] | None] = lambda: None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         saturation: Callable[[str], float | None] = lambda _model: None,
         quotas: Quotas | None = None,
         requests: RequestLog | None = None,
@@ -83,6 +87,7 @@ class HttpServer:
             turns=Turns(),
             on_bug=on_bug,
         )
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -94,7 +99,11 @@ class HttpServer:
     async def start(self, listener: socket.socket) -> None:
         """Serve what connects to `listener`, which becomes the server's."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._shared), sock=listener, backlog=BACKLOG)
+        options: dict[str, Any] = {"sock": listener, "backlog": BACKLOG}
+        if self._tls is not None:
+            options["ssl"] = door(self._tls, self._shared.limits.connections)
+            options |= {"ssl_handshake_timeout": self._shared.limits.handshake_s, "ssl_shutdown_timeout": SHUTDOWN_S}
+        self._server = await loop.create_server(lambda: Connection(self._shared), **options)
         self._sweeper = loop.create_task(self._sweep())
 
     async def _sweep(self) -> None:

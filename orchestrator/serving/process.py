@@ -32,6 +32,7 @@ from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.runner.trial import TRIAL, TrialLimits
 from orchestrator.runner.worker import Progress, ServedModel, Worker
 from orchestrator.serving import admin, trials
+from orchestrator.serving.credentials import Credentials
 from orchestrator.serving.dataplane import DataPlane, Served
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.http_gate import HttpLimits
@@ -43,7 +44,6 @@ from orchestrator.serving.oip import Signature
 from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.shared_regions import LOOPBACK_ONLY, NOT_OFFERED, REGIONS_MAX, Regions
-from orchestrator.serving.token import TokenFile
 from orchestrator.telemetry.events import EventType
 from orchestrator.telemetry.prometheus import make_registry, render
 
@@ -155,6 +155,7 @@ class WorkerProcess:
         self._http_socket_name: tuple[str, int] | None = None
         self._grpc: GrpcServer | None = None
         self._grpc_address: str | None = None
+        self._credentials: Credentials | None = None
         self._fds: asyncio.Server | None = None
         self._requests = RequestLog(start.state / "requests.log")
         self._changing = asyncio.Lock()
@@ -201,6 +202,8 @@ class WorkerProcess:
         gc.collect()
         gc.freeze()
         self._watching = asyncio.create_task(self._watch())
+        assert self._credentials is not None
+        self._following = asyncio.create_task(self._credentials.follow(self._rotated, self._bug))
         self._state = "Serving"
         places = {"http": self._http_address(), "grpc": self._grpc_address}
         at = ", ".join(f"{name} {address}" for name, address in places.items() if address)
@@ -210,8 +213,7 @@ class WorkerProcess:
     async def _listen(self) -> None:
         endpoint = self._start.plan.endpoint
         self._plane.regions = self._regions(endpoint)
-        token = TokenFile(Path(endpoint.token_file)) if endpoint.token_file else None
-        read_token = token.read if token else lambda: None
+        shown = self._credentials = Credentials(endpoint)
         quota = endpoint.quota
         quotas = Quotas(quota.rate_per_s, quota.burst) if quota else None
         if endpoint.http is not None:
@@ -222,7 +224,8 @@ class WorkerProcess:
                 version=self._versions[0],
                 on_bug=self._bug,
                 limits=HttpLimits(connections=connections_allowed()),
-                token=read_token,
+                token=shown.tokens,
+                tls=shown.context if shown.encrypted else None,
                 saturation=self._monitor.saturation_value,
                 quotas=quotas,
                 requests=self._requests,
@@ -234,7 +237,8 @@ class WorkerProcess:
             self._grpc = GrpcServer(
                 self._plane,
                 endpoint.grpc,
-                token=read_token,
+                token=shown.tokens,
+                tls=shown.identity if shown.encrypted else None,
                 version=self._versions[0],
                 quotas=quotas,
                 requests=self._requests,
@@ -255,7 +259,17 @@ class WorkerProcess:
         if self._http_socket_name is None:
             return None
         host, port = self._http_socket_name
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._start.plan.endpoint.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def _endpoint(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"http": self._http_address(), "grpc": self._grpc_address}
+        tls = None if self._credentials is None else self._credentials.status()
+        return told if tls is None else told | {"tls": tls}
+
+    def _rotated(self, kind: EventType, reason: str, message: str) -> None:
+        log.info("%s: %s", reason, message)
+        self._monitor.event(kind, reason, None, message)
 
     def _swap(self, served: Mapping[str, ServedModel]) -> None:
         self._plane.served = {name: Served(signature(model), model.pool) for name, model in served.items()}
@@ -311,7 +325,7 @@ class WorkerProcess:
             "ready": self._state in ("Serving", "Changing") and self._plane.ready(),
             "state": self._state,
             "message": self._message,
-            "endpoint": {"http": self._http_address(), "grpc": self._grpc_address},
+            "endpoint": self._endpoint(),
             "models": [self._monitor.model_status(model) for _, model in served],
             "events": [asdict(event) for event in self._monitor.events()[-200:]],
         }

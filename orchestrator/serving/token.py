@@ -1,40 +1,41 @@
-"""The bearer token of an endpoint, read from its file and read again when the file changes."""
+"""The bearer tokens of an endpoint: read from a file, compared in constant time."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable
+import hmac
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
 
-RECHECK_S = 2.0  # so that a token can be rotated without a restart
+TOKENS_MAX = 16  # each is compared with at every request
+BYTES_MAX = 64 * 1024
 
 
-class TokenFile:
-    """Keeps the token of a file; a file that cannot be read any more keeps the last one."""
+def load(path: Path) -> tuple[str, ...]:
+    """Return the tokens in a file, one a line, any of which is taken; raise OrchError where there is none.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._checked = clock()
-        self._token = self._load()
+    The second line is for the time of a change: clients move from the old token to the new one while both are taken.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(BYTES_MAX).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise OrchError(Kind.INVALID, f"cannot read the token: {reason}", where=str(path)) from None
+    tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not tokens:
+        raise OrchError(Kind.INVALID, "holds no token", where=str(path), hint="write one line of random text")
+    if len(tokens) > TOKENS_MAX:
+        what = f"holds {len(tokens)} tokens, at most {TOKENS_MAX}"
+        raise OrchError(Kind.INVALID, what, where=str(path), hint="write one a line, mostly one, two during a change")
+    return tokens
 
-    def _load(self) -> str:
-        try:
-            token = self._path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OrchError(Kind.INVALID, f"cannot read the token: {error}", where=str(self._path)) from None
-        if not token:
-            raise OrchError(Kind.INVALID, "holds no token", where=str(self._path), hint="write one line of random text")
-        return token
 
-    def read(self) -> str | None:
-        """Return the token, at most RECHECK_S old."""
-        now = self._clock()
-        if now - self._checked > RECHECK_S:
-            self._checked = now
-            with contextlib.suppress(OrchError):  # fail closed: the old token goes on being asked for
-                self._token = self._load()
-        return self._token
+def carries(authorization: bytes, tokens: Sequence[str]) -> bool:
+    """Tell whether the header `Bearer TOKEN` names one of the tokens, in a time that tells nothing of which or how."""
+    scheme, _, given = authorization.partition(b" ")
+    found = False
+    for token in tokens:
+        found |= hmac.compare_digest(given.strip(), token.encode())
+    return found and scheme.lower() == b"bearer"

@@ -406,10 +406,10 @@ def test_a_deadline_that_passes_cancels_the_work(running: Running, channel: grpc
 
 
 def test_only_calls_with_the_token_are_answered_but_for_health(loop: asyncio.AbstractEventLoop) -> None:
-    for running in serve(loop, DoublingPlane(), token=lambda: "s3cret"):
+    for running in serve(loop, DoublingPlane(), token=lambda: ("s3cret", "n3w")):
         with tritonclient.grpc.InferenceServerClient(running.address) as client:
             assert client.is_model_ready("pair", headers={"authorization": "Bearer s3cret"})
-            assert client.is_model_ready("pair", headers={"authorization": "bearer s3cret"})
+            assert client.is_model_ready("pair", headers={"authorization": "bearer n3w"})
             assert client.is_server_live()
             assert client.is_server_ready()
             for headers in (None, {"authorization": "Bearer other"}, {"authorization": "s3cret"}):

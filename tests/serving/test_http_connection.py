@@ -20,7 +20,8 @@ from orchestrator.serving.http_connection import LINGER_S
 from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_head import HEAD_LIMIT_BYTES, STATUS
 from orchestrator.serving.http_server import listen
-from orchestrator.serving.token import RECHECK_S, TokenFile
+from orchestrator.serving.token import load
+from orchestrator.serving.watched import Watched
 from tests.serving.http_serving import (
     MIB,
     Clock,
@@ -626,9 +627,9 @@ def test_only_requests_with_the_token_are_answered_and_a_new_one_is_taken_up(
 ) -> None:
     path = tmp_path / "token"
     path.write_text("s3cret\n")
-    token = TokenFile(path, clock)
+    tokens = Watched([path], lambda: load(path))
     with (
-        serving(loop, {"double": quick.served}, limits=LIMITS, clock=clock, token=token.read) as running,
+        serving(loop, {"double": quick.served}, limits=LIMITS, clock=clock, token=lambda: tokens.held) as running,
         running.connect() as wire,
     ):
         right = "Authorization: Bearer s3cret"
@@ -638,13 +639,16 @@ def test_only_requests_with_the_token_are_answered_and_a_new_one_is_taken_up(
                 reply = wire.ask(request)
                 assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
         assert wire.ask(double_request(right)).status == 200
-        path.write_text("n3w")
+        path.write_text("n3w\ns3cret\n")  # both for a while, so that no client is refused
+        looked_at(tokens)
         assert wire.ask(double_request(right)).status == 200
-        clock.now += RECHECK_S + 0.1
+        assert wire.ask(double_request("authorization: bearer n3w")).status == 200
+        path.write_text("n3w")
+        looked_at(tokens)
         assert wire.ask(double_request(right)).status == 401
         assert wire.ask(double_request("authorization: bearer n3w")).status == 200
         path.unlink()
-        clock.now += RECHECK_S + 0.1
+        looked_at(tokens)
         assert wire.ask(double_request()).status == 401
         assert wire.ask(double_request("Authorization: Bearer n3w")).status == 200
 
@@ -653,7 +657,13 @@ def test_only_requests_with_the_token_are_answered_and_a_new_one_is_taken_up(
 def test_a_token_file_without_a_token_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
     with pytest.raises(OrchError, match="holds no token"):
-        TokenFile(tmp_path / "token")
+        load(tmp_path / "token")
+
+
+def looked_at(tokens: Watched[tuple[str, ...]]) -> None:
+    """Look as often as a change needs."""
+    tokens.look()
+    tokens.look()
 
 
 # The end
