@@ -19,7 +19,7 @@ class Outcome:
     `abandoned`: the inference was given up and may still read its input arrays; their memory must not be used again.
     """
 
-    __slots__ = ("abandoned", "error", "outputs", "queue_s", "service_s")
+    __slots__ = ("abandoned", "batch", "error", "outputs", "queue_s", "service_s")
 
     def __init__(
         self,
@@ -28,12 +28,15 @@ class Outcome:
         queue_s: float = 0.0,
         service_s: float = 0.0,
         abandoned: bool = False,
+        batch: Batch | None = None,
     ) -> None:
         self.outputs = outputs
         self.error = error
         self.queue_s = queue_s
         self.service_s = service_s
         self.abandoned = abandoned
+        self.batch = batch
+        """With whom it was inferred, for who follows requests."""
 
 
 Done = Callable[[Outcome], None]
@@ -55,7 +58,7 @@ def outcomes_of(batch: Batch, parts: Sequence[tuple[Array, ...]], now: float) ->
     """Return each request's outcome of an inference that ended well at `now`."""
     service = now - batch.started
     return [
-        (ticket, Outcome(part, None, ticket.started - ticket.arrived, service))
+        (ticket, Outcome(part, None, ticket.started - ticket.arrived, service, False, batch))
         for ticket, part in zip(batch.tickets, parts, strict=False)  # no parts: nobody waits any more
     ]
 

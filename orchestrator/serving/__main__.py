@@ -11,6 +11,9 @@ from pathlib import Path
 
 from orchestrator.errors import OrchError, render
 from orchestrator.planner.plan import DeploymentPlan
+from orchestrator.telemetry import logs
+
+LOG_TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def main(arguments: list[str]) -> int:
@@ -48,9 +51,11 @@ def serve(
     plan: DeploymentPlan, *, state: Path, generation: int, listen_fd: int | None = None, regions: Path | None = None
 ) -> int:
     """Serve `plan` in this process until it is asked to stop; return the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, force=True
-    )
+    try:
+        logs.begin(os.environ, logging.Formatter(LOG_TEXT), deployment=plan.name)
+    except OrchError as error:
+        sys.stderr.write(render(error) + "\n")
+        return 1
     # The engine is imported only now, with its cores taken and its telemetry off.
     from orchestrator.backend.openvino_backend import OpenVinoBackend
     from orchestrator.runner.trial import VARIABLE, limits_of

@@ -11,8 +11,10 @@ from typing import Any, Protocol, TypeVar
 from orchestrator.backend.base import Array
 from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.tls_files import Identity
+from orchestrator.scheduling.ticket import Batch
 from orchestrator.serving import contract, grpc_infer, grpc_regions, oip_messages
 from orchestrator.serving.contract import NO_MEMORY, Priority, Said
+from orchestrator.serving.error_count import ErrorCount
 from orchestrator.serving.grpc_calls import CallServer, Refused, StatusCode
 from orchestrator.serving.grpc_wire import open_envelope
 from orchestrator.serving.oip import InferHead, Layout, Signature, error_text, model_metadata, server_metadata
@@ -73,6 +75,10 @@ class Answer(Protocol):
     @property
     def service_s(self) -> float:
         """Return the seconds of the inference."""
+
+    @property
+    def batch(self) -> Batch | None:
+        """Return with whom it was inferred, where that is known."""
 
 
 class Plane(Protocol):
@@ -140,6 +146,7 @@ class GrpcServer:
         version: str = "",
         quotas: Quotas | None = None,
         requests: RequestLog | None = None,
+        errors: ErrorCount | None = None,
     ) -> None:
         self._plane = plane
         self._address = address
@@ -151,6 +158,7 @@ class GrpcServer:
         self._version = version
         self._quotas = quotas
         self._requests = requests or RequestLog(None)
+        self._errors = errors or ErrorCount()
         self._heads = grpc_infer.raw_heads(CACHED_HEADS)
         self._responses = grpc_infer.Responses(CACHED_HEADS)
         self._arrays = TensorPool()
@@ -162,7 +170,9 @@ class GrpcServer:
         Raise OrchError CONFLICT when the address cannot be had.
         """
         handlers = {
-            f"/{oip_messages.SERVICE}/{name}": self._guarded(method, is_open=name in OPEN_METHODS)
+            f"/{oip_messages.SERVICE}/{name}": self._guarded(
+                method, is_open=name in OPEN_METHODS, infers=name == "ModelInfer"
+            )
             for name, method in self._methods().items()
         }
         server = CallServer(handlers, self._options(), most=self._max_concurrent_rpcs)
@@ -208,7 +218,7 @@ class GrpcServer:
             **{name: _plain(answer) for name, answer in grpc_regions.answers(self._plane.regions).items()},
         }
 
-    def _guarded(self, method: Method, *, is_open: bool) -> Method:
+    def _guarded(self, method: Method, *, is_open: bool, infers: bool) -> Method:
         """Wrap a method in what holds for all of them: the token, and errors as status codes."""
 
         async def serve(data: bytes, context: Any) -> bytes:
@@ -221,8 +231,11 @@ class GrpcServer:
             except MemoryError:
                 failure = NO_MEMORY
             except Exception:  # the boundary: a bug of ours is told, logged, and the server lives on
-                log.exception("gRPC: an unexpected error %s", contract.ids(_metadata(context)).marks() or "")
+                marks = contract.ids(_metadata(context)).marks()
+                log.exception("gRPC: an unexpected error %s", marks or "", extra=marks)
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
+            if infers:
+                self._errors.note("grpc", failure.kind)
             told = contract.trailing(failure, contract.ids(_metadata(context)))
             raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], told)
 
@@ -241,7 +254,7 @@ class GrpcServer:
         ended = Ended("CANCELLED", "CANCELLED")
         try:
             reply, answer = await self._infer(data, context, metadata)
-            ended = Ended("OK", None, answer.queue_s, answer.service_s)
+            ended = Ended("OK", None, answer.queue_s, answer.service_s, None, answer.batch)
         except OrchError as error:
             ended = Ended(STATUS[error.kind].name, error.code)
             raise
@@ -250,7 +263,9 @@ class GrpcServer:
             raise
         finally:
             model, id_ = _names(data)
-            who = Caller("grpc", model, metadata[contract.REQUEST_ID], id_, known.trace_id, grpc_client(context.peer()))
+            client = grpc_client(context.peer())
+            request_id = metadata[contract.REQUEST_ID]
+            who = Caller("grpc", model, request_id, id_, known.trace_id, client, known.traceparent)
             self._requests.note(who, len(data), ended, time.monotonic() - began)
         return reply
 

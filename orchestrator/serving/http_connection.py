@@ -17,6 +17,7 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.runner.pool import Outcome
 from orchestrator.serving.contract import NO_MEMORY, times
 from orchestrator.serving.dataplane import Admission, DataPlane
+from orchestrator.serving.error_count import ErrorCount
 from orchestrator.serving.http_body import ChunkedBody
 from orchestrator.serving.http_discard import Discard
 from orchestrator.serving.http_gate import (
@@ -82,6 +83,7 @@ class Shared:
     saturation: Callable[[str], float | None]
     quotas: Quotas | None
     requests: RequestLog
+    errors: ErrorCount
     turns: Turns
     on_bug: Callable[[BaseException], None]
 
@@ -322,8 +324,8 @@ class Connection(asyncio.BufferedProtocol):
         """Answer now; the body is read into nothing, or not at all where the client waits for leave to send it."""
         close = not head.keep_alive or head.content_length is None or bool(head.expect)
         refused = refusal(error, head, self._shared.saturation)
-        if head.infers and self._shared.requests.on:
-            self._note(Ended(str(refused.status), error.code), None)
+        if head.infers:
+            self._count(refused.status, error, None)
         self._send(refused, close=close, head_only=head.method == "HEAD")
         self._need = head.content_length or 0
         self._phase = Phase.DISCARD if self._need else Phase.HEAD
@@ -463,7 +465,7 @@ class Connection(asyncio.BufferedProtocol):
             self._send_refusal(error, body, close=close)
             return
         if self._shared.requests.on:
-            self._note(Ended("200", None, outcome.queue_s, outcome.service_s), body)
+            self._note_answer(outcome, body)
         extra += head.echo
         if head.said.timing:
             extra += lines(times(outcome.queue_s, outcome.service_s))
@@ -478,9 +480,20 @@ class Connection(asyncio.BufferedProtocol):
     def _send_refusal(self, error: OrchError, body: InferBody | None, *, close: bool) -> None:
         """Answer an admitted inference with an error."""
         reply = refusal(error, self._head, self._shared.saturation)
-        if self._shared.requests.on:
-            self._note(Ended(str(reply.status), error.code), body)
+        self._count(reply.status, error, body)
         self._send(reply, close=close)
+
+    def _count(self, status: int, error: OrchError, body: InferBody | None) -> None:
+        """Count an inference that is answered with an error, and note it where requests are followed."""
+        self._shared.errors.note("http", error.kind)
+        if self._shared.requests.on:
+            self._note(Ended(str(status), error.code), body)
+
+    def _note_answer(self, outcome: Outcome, body: InferBody) -> None:
+        ticket = body.admission.ticket
+        receive_s = ticket.ready - ticket.arrived
+        ended = Ended("200", None, outcome.queue_s, outcome.service_s, receive_s, outcome.batch)
+        self._note(ended, body)
 
     def _note(self, ended: Ended, body: InferBody | None) -> None:
         """Put an inference that ended into the log of requests."""
@@ -488,7 +501,8 @@ class Connection(asyncio.BufferedProtocol):
         total_s = 0.0 if body is None else shared.clock() - body.admission.ticket.arrived
         model = head.parts[2] if len(head.parts) > 2 else ""
         id_ = None if body is None else body.id
-        who = Caller("http", model[:128], head.said.request_id or "", id_, head.said.trace_id, self._client())
+        said = head.said
+        who = Caller("http", model[:128], said.request_id or "", id_, said.trace_id, self._client(), said.traceparent)
         shared.requests.note(who, head.content_length or 0, ended, total_s)
 
     def _client(self) -> str:
@@ -549,8 +563,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         # Without an admitted request the head may be that of the one before.
         reply = error_answer(error) if body is None else refusal(error, self._head, self._shared.saturation)
-        if body is not None and self._shared.requests.on:
-            self._note(Ended(str(status or reply.status), error.code), body)
+        if body is not None:
+            self._count(status or reply.status, error, body)
         self._send(Answer(status or reply.status, reply.body, reply.content_type, reply.extra), close=True)
 
     def _drop_body(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving.dataplane import DataPlane
+from orchestrator.serving.error_count import ErrorCount
 from orchestrator.serving.http_connection import DISCARDED_BYTES, SCRATCH_BYTES, Connection, Shared
 from orchestrator.serving.http_gate import HttpLimits, check
 from orchestrator.serving.http_head import HeadParser
@@ -65,6 +66,7 @@ class HttpServer:
         saturation: Callable[[str], float | None] = lambda _model: None,
         quotas: Quotas | None = None,
         requests: RequestLog | None = None,
+        errors: ErrorCount | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared = Shared(
@@ -84,6 +86,7 @@ class HttpServer:
             saturation=saturation,
             quotas=quotas,
             requests=requests or RequestLog(None),
+            errors=errors or ErrorCount(),
             turns=Turns(),
             on_bug=on_bug,
         )

@@ -16,8 +16,8 @@ from orchestrator.runner.worker import ServedModel
 from orchestrator.serving.surroundings import Surroundings, around
 from orchestrator.telemetry.events import Event, EventLog, EventType
 from orchestrator.telemetry.look import Memory, Seen, look
-from orchestrator.telemetry.prometheus import PoolReport, WorkerReport
 from orchestrator.telemetry.recorder import Histogram, HistogramKind, Recorder
+from orchestrator.telemetry.report import PoolReport, WorkerReport
 from orchestrator.telemetry.saturation import headroom_per_s
 from orchestrator.telemetry.snapshot import PoolSnapshot, Quantiles, Saturation, Window, Yardstick
 
@@ -149,6 +149,10 @@ class Monitor:
             capacity_per_s=yardstick.capacity_per_s,
             headroom_per_s=headroom_per_s(snapshot, yardstick.capacity_per_s),
             drift=seen.drift,
+            refused=dict(served.pool.causes),
+            executions=served.pool.observe(lambda recorder: recorder.executions()),
+            healthy=served.pool.healthy,
+            rebuilt=0 if self._repairs is None else self._repairs.course(served.plan.name).rebuilt,
         )
 
     def _seen(self, served: ServedModel, snapshot: PoolSnapshot) -> Seen:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -31,9 +31,10 @@ from orchestrator.manifest.spec import is_loopback
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 from orchestrator.runner.trial import TRIAL, TrialLimits
 from orchestrator.runner.worker import Progress, ServedModel, Worker
-from orchestrator.serving import admin, trials
+from orchestrator.serving import admin, tracing, trials
 from orchestrator.serving.credentials import Credentials
 from orchestrator.serving.dataplane import DataPlane, Served
+from orchestrator.serving.error_count import ErrorCount
 from orchestrator.serving.grpc_server import GrpcServer
 from orchestrator.serving.http_gate import HttpLimits
 from orchestrator.serving.http_server import HttpServer, listen
@@ -46,6 +47,7 @@ from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.shared_regions import LOOPBACK_ONLY, NOT_OFFERED, REGIONS_MAX, Regions
 from orchestrator.telemetry.events import EventType
 from orchestrator.telemetry.prometheus import make_registry, render
+from orchestrator.telemetry.report import WorkerReport
 
 DRAIN_TIMEOUT_S = 30.0
 # Long enough that ordinary objects never wait for it, short enough that a slow leak of cycles is found.
@@ -158,10 +160,12 @@ class WorkerProcess:
         self._credentials: Credentials | None = None
         self._fds: asyncio.Server | None = None
         self._requests = RequestLog(start.state / "requests.log")
+        self._errors = ErrorCount()
+        self._traces: tracing.Traces | None = None
         self._changing = asyncio.Lock()
         self._applying: threading.Thread | None = None
         self._versions = (installed_version("orch-openvino"), _openvino_version())
-        self._registry = make_registry(lambda: self._monitor.report(self._worker.plan, self._versions))
+        self._registry = make_registry(self._report)
 
     @property
     def compiling(self) -> bool:
@@ -185,6 +189,8 @@ class WorkerProcess:
             control.close()
             if self._fds is not None:
                 self._fds.close()
+            if self._traces is not None:
+                await asyncio.to_thread(self._traces.stop)
             await asyncio.to_thread(self._requests.switch, False)
             await asyncio.to_thread(self._worker.close)
 
@@ -198,6 +204,7 @@ class WorkerProcess:
         stopping.cancel()
         await compiling
         self._worker.start()
+        self._traces = await asyncio.to_thread(self._trace)
         await self._listen()
         gc.collect()
         gc.freeze()
@@ -229,6 +236,7 @@ class WorkerProcess:
                 saturation=self._monitor.saturation_value,
                 quotas=quotas,
                 requests=self._requests,
+                errors=self._errors,
             )
             self._http_socket_name = self._listener.getsockname()[:2]  # the server closes the socket when it stops
             await self._http.start(self._listener)
@@ -242,6 +250,7 @@ class WorkerProcess:
                 version=self._versions[0],
                 quotas=quotas,
                 requests=self._requests,
+                errors=self._errors,
             )
             host = endpoint.grpc.rpartition(":")[0]
             self._grpc_address = f"{host}:{await self._grpc.start()}"
@@ -254,6 +263,34 @@ class WorkerProcess:
         regions = Regions(refusal, kept=KeptRegions(path, lambda work: loop.run_in_executor(None, work)))
         regions.take_up()
         return regions
+
+    def _trace(self) -> tracing.Traces | None:
+        """Begin to make spans where the environment asks for it; what is wrong there must not keep us from serving."""
+        try:
+            traces = tracing.begin(os.environ, self._start.plan.name, self._versions[0])
+        except OrchError as error:
+            log.warning("no traces: %s", error)
+            self._monitor.event("Warning", "TracesOff", None, str(error))
+            return None
+        if traces is not None:
+            self._requests.follow(traces.note)
+            log.info("traces are on")
+        return traces
+
+    def _report(self) -> WorkerReport:
+        """Return what Prometheus is told."""
+        return replace(
+            self._monitor.report(self._worker.plan, self._versions),
+            generation=self._generation,
+            ready=self._ready(),
+            connections=None if self._http is None else self._http.connections,
+            errors=self._errors.counts(),
+            traces_dropped=None if self._traces is None else self._traces.dropped,
+            certificate_ends_epoch_s=None if self._credentials is None else self._credentials.expires_epoch_s,
+        )
+
+    def _ready(self) -> bool:
+        return self._state in ("Serving", "Changing") and self._plane.ready()
 
     def _http_address(self) -> str | None:
         if self._http_socket_name is None:
@@ -322,7 +359,7 @@ class WorkerProcess:
             "plan_digest": plan.digest() if plan else None,
             "pid": os.getpid(),
             "started": self._started,
-            "ready": self._state in ("Serving", "Changing") and self._plane.ready(),
+            "ready": self._ready(),
             "state": self._state,
             "message": self._message,
             "endpoint": self._endpoint(),
@@ -411,7 +448,7 @@ class WorkerProcess:
         if not isinstance(on, bool):
             raise OrchError(Kind.INVALID, f"on must be true or false, got {on!r}")
         await asyncio.to_thread(self._requests.switch, on)
-        return {"on": self._requests.on, "path": str(self._requests.path)}
+        return {"on": self._requests.writing, "path": str(self._requests.path)}
 
     async def _on_stop(self, params: admin.Json, progress: admin.Progress) -> Any:
         del params, progress

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from orchestrator.scheduling.ticket import Batch
 from orchestrator.serving import log_file
 
 LINES_PER_S = 500  # of the answered requests, and as many of the others: neither crowds the other out
@@ -42,6 +43,8 @@ class Caller(NamedTuple):
     """The one in the body, which the protocol echoes."""
     trace_id: str | None
     client: str
+    traceparent: str | None = None
+    """The whole of what names the caller's span, for the spans of the request."""
 
 
 class Ended(NamedTuple):
@@ -52,6 +55,10 @@ class Ended(NamedTuple):
     """Why it was not answered; None when it was."""
     queue_s: float | None = None
     service_s: float | None = None
+    receive_s: float | None = None
+    """Of the wait what the body took to come; None where that is not known."""
+    batch: Batch | None = None
+    """With whom it was inferred."""
 
 
 class Entry(NamedTuple):
@@ -69,6 +76,9 @@ class RequestLog:
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self.on = False
+        """Whether anybody wants to know of requests."""
+        self.writing = False
+        self._traces: Callable[[Entry], None] | None = None
         self.path = path
         self._clock = clock
         self._ids = itertools.count(1)
@@ -86,25 +96,39 @@ class RequestLog:
         """Return an id for a request that came without one, unique to this process."""
         return f"{self._series}-{next(self._ids)}"
 
+    def follow(self, traces: Callable[[Entry], None]) -> None:
+        """Have `traces` told of every request from now on, whether or not they are written."""
+        self._traces = traces
+        self.on = True
+
     def note(self, caller: Caller, nbytes: int, ended: Ended, total_s: float) -> None:
         """Keep the request for the writer, or count it where there are too many."""
         now = self._clock()
+        entry = Entry(now, caller, nbytes, ended, total_s)
+        if self._traces is not None:
+            self._traces(entry)
+        if self.writing or self._traces is None:
+            self._keep(entry)
+
+    def _keep(self, entry: Entry) -> None:
+        now = entry.time
         if int(now) != self._second:
             self._second = int(now)
             self._noted = {True: 0, False: 0}
-        answered = ended.code is None
+        answered = entry.ended.code is None
         if self._noted[answered] >= LINES_PER_S or len(self._waiting) >= WAITING_MAX:
             self._dropped += 1
             return
         self._noted[answered] += 1
-        self._waiting.append(Entry(now, caller, nbytes, ended, total_s))
+        self._waiting.append(entry)
 
     def switch(self, on: bool) -> None:
         """Begin or end; ending waits, bounded, for the last lines. No effect without a path."""
         with self._switching:
-            if on == self.on or self.path is None:
+            if on == self.writing or self.path is None:
                 return
-            self.on = on
+            self.writing = on
+            self.on = on or self._traces is not None
             if on:
                 self._stop = threading.Event()
                 self._writer = threading.Thread(target=self._write_on, name="orch-requests", daemon=True)
@@ -159,7 +183,7 @@ def _append(path: Path, data: bytes) -> None:
 
 def _line(entry: Entry) -> bytes:
     ended = entry.ended
-    line: dict[str, Any] = {"time": _time(entry.time), **entry.caller._asdict()}
+    line: dict[str, Any] = {"time": _time(entry.time), **entry.caller._asdict(), "traceparent": None}
     line |= {"status": ended.status, "code": ended.code, "bytes": entry.nbytes}
     line |= {"queue_ms": _ms(ended.queue_s), "service_ms": _ms(ended.service_s), "total_ms": _ms(entry.total_s)}
     return orjson.dumps({name: value for name, value in line.items() if value is not None})

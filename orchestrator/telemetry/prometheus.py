@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,10 +20,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from orchestrator.profiling.measurement import Host
+from orchestrator.scheduling.ticket import Cause
 from orchestrator.telemetry import saturation
-from orchestrator.telemetry.drift import Drift
-from orchestrator.telemetry.recorder import Histogram, HistogramKind
-from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, Saturation, SaturationState
+from orchestrator.telemetry.families import Line, families
+from orchestrator.telemetry.recorder import Executions, Histogram
+from orchestrator.telemetry.report import PoolReport, WorkerReport
+from orchestrator.telemetry.snapshot import Origin, SaturationState
 
 STATES: tuple[SaturationState, ...] = ("OK", "BUSY", "SATURATED", "OVERLOADED")
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
@@ -34,38 +37,12 @@ TERM_LABELS = {
     saturation.WAIT_QUEUE: "wait_queue",
     saturation.REFUSING: "refusing",
 }
+# A caller that goes away was not refused.
+REASONS = {cause: cause.name.lower() for cause in Cause if cause is not Cause.CANCELLED}
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Rows; the last one is what no plan exceeds."""
 # Nothing that a client chooses may be a label: the number of series is bounded by the manifest.
 POOL_LABELS = ("deployment", "model", "version")
-
-
-@dataclass(frozen=True, slots=True)
-class PoolReport:
-    """One pool as the exporter sees it."""
-
-    snapshot: PoolSnapshot
-    saturation: Saturation
-    histograms: Mapping[HistogramKind, Histogram]
-    device: str
-    """Where it runs, such as `CPU` or `GPU.0,CPU`."""
-    plan: str
-    """Digest of the plan that it was made from."""
-    streams: int | None = None
-    in_slo_total: int | None = None
-    capacity_per_s: float | None = None
-    headroom_per_s: float | None = None
-    drift: Drift = field(default_factory=Drift)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """One worker as the exporter sees it."""
-
-    deployment: str
-    started_epoch_s: float
-    orch_version: str
-    openvino_version: str
-    pools: tuple[PoolReport, ...] = field(default=())
-    host: Host = field(default_factory=Host)
 
 
 Reading = float | Mapping[str, float] | Mapping[str, str] | Histogram | None
@@ -93,6 +70,13 @@ def _outcomes(pool: PoolReport) -> dict[str, float]:
         "cancelled": totals.cancelled,
         "failed": totals.failed,
     }
+
+
+def _batches(executions: Sequence[Executions]) -> Histogram:
+    """Return the inferences by the rows that they carried: bounds and sum are rows, not seconds."""
+    counts = [sum(each.inferences for each in executions if each.rows <= bound) for bound in (*BATCH_BOUNDS, inf)]
+    rows = sum(each.rows * each.inferences for each in executions)
+    return Histogram((*map(float, BATCH_BOUNDS), inf), tuple(counts), float(rows))
 
 
 def _origin(pool: PoolReport) -> Origin:
@@ -126,6 +110,11 @@ POOL_METRICS = (
         lambda pool: pool.in_slo_total,
     ),
     PoolMetric(
+        *("orch_requests_refused", "counter", "Requests refused, or dropped before their inference, by reason."),
+        lambda pool: {label: pool.refused.get(cause, 0) for cause, label in REASONS.items()},
+        "reason",
+    ),
+    PoolMetric(
         *("orch_inferences_in_flight", "gauge", "Inferences running now, at most orch_infer_requests."),
         lambda pool: pool.snapshot.in_flight,
     ),
@@ -156,6 +145,18 @@ POOL_METRICS = (
     PoolMetric(
         *("orch_inference_seconds", "histogram", "From the start of a request's inference to its end."),
         lambda pool: pool.histograms["service"],
+    ),
+    PoolMetric(
+        *(
+            "orch_batch_rows",
+            "histogram",
+            "Rows that one inference carried; its count is the inferences that ended well.",
+        ),
+        lambda pool: _batches(pool.executions),
+    ),
+    PoolMetric(
+        *("orch_inference_busy_seconds", "counter", "Time that infer requests were taken, summed over all of them."),
+        lambda pool: sum(each.busy_s for each in pool.executions),
     ),
     PoolMetric(
         *("orch_streams", "gauge", "Streams of the compiled model; absent where the device has none."),
@@ -221,17 +222,80 @@ POOL_METRICS = (
         lambda pool: pool.drift.observed_s,
     ),
     PoolMetric(
+        *("orch_pool_healthy", "gauge", "1 while inferences end well, 0 when they fail or hang."),
+        lambda pool: float(pool.healthy),
+    ),
+    PoolMetric(
+        *("orch_pool_rebuilds", "counter", "Times that a pool whose inferences failed or hung was built anew."),
+        lambda pool: pool.rebuilt,
+    ),
+    PoolMetric(
         *("orch_model", "info", "Where the model runs, and the plan that says so; the value is always 1."),
         lambda pool: {"device": pool.device, "plan": pool.plan},
     ),
 )
 
-HOST = (
-    "orch_host_cpu_ratio",
-    "Share of the worker's cores over three seconds, by who took it; pressure: of the time that something waited.",
+# What a worker has once.
+WORKER_METRICS: tuple[Line[WorkerReport], ...] = (
+    Line(
+        *("orch_host_cpu_ratio", "gauge"),
+        "Share of the worker's cores over three seconds, by who took it; pressure: of the time that something waited.",
+        ("deployment", "taken_by"),
+        lambda worker: {(worker.deployment, taken_by): share for taken_by, share in _host(worker.host).items()},
+    ),
+    Line(
+        *("orch_ready", "gauge"),
+        "1 while every model answers inferences, as the health route says; a full pool is ready.",
+        ("deployment",),
+        lambda worker: {(worker.deployment,): float(worker.ready)},
+    ),
+    Line(
+        *("orch_error_answers", "counter"),
+        "Inference requests that were answered with an error, by protocol and kind, also those that no pool saw.",
+        ("deployment", "protocol", "kind"),
+        lambda worker: {(worker.deployment, *labels): count for labels, count in sorted(worker.errors.items())},
+    ),
+    Line(
+        *("orch_http_connections", "gauge"),
+        "HTTP connections that are open.",
+        ("deployment",),
+        lambda worker: _known(worker, worker.connections),
+    ),
+    Line(
+        *("orch_certificate_not_after_timestamp_seconds", "gauge"),
+        "When the certificate of the endpoint ends, in seconds since the epoch; absent without TLS.",
+        ("deployment",),
+        lambda worker: _known(worker, worker.certificate_ends_epoch_s),
+    ),
+    Line(
+        *("orch_traces_dropped", "counter"),
+        "Requests whose spans were dropped because too many waited; absent unless traces are on.",
+        ("deployment",),
+        lambda worker: _known(worker, worker.traces_dropped),
+    ),
+    Line(
+        *("orch_generation", "gauge"),
+        "Generation of the plan that the worker runs; the agent counts those that were wanted.",
+        ("deployment",),
+        lambda worker: {(worker.deployment,): worker.generation},
+    ),
+    Line(
+        *("orch_worker_start_time_seconds", "gauge"),
+        "When the worker started, in seconds since the epoch.",
+        ("deployment",),
+        lambda worker: {(worker.deployment,): worker.started_epoch_s},
+    ),
+    Line(
+        *("orch_build", "info"),
+        "Versions in use; the value is always 1.",
+        ("version", "openvino"),
+        lambda worker: {(worker.orch_version, worker.openvino_version): 1},
+    ),
 )
-WORKER_START = ("orch_worker_start_time_seconds", "When the worker started, in seconds since the epoch.")
-BUILD = ("orch_build", "Versions in use; the value is always 1.")
+
+
+def _known(worker: WorkerReport, number: float | None) -> dict[tuple[str, ...], float]:
+    return {} if number is None else {(worker.deployment,): number}
 
 
 class PoolCollector(Collector):
@@ -245,7 +309,7 @@ class PoolCollector(Collector):
         return [_family(metric) for metric in POOL_METRICS]
 
     def collect(self) -> Iterable[Metric]:
-        """Return one family for each line of the table that has a value, and those of the worker."""
+        """Return one family for each line of the tables that has a value."""
         report = self._source()
         for metric in POOL_METRICS:
             family = _family(metric)
@@ -253,16 +317,7 @@ class PoolCollector(Collector):
                 _add(family, metric, _label_values(report, pool), metric.read(pool))
             if family.samples:
                 yield family
-        host = GaugeMetricFamily(*HOST, labels=["deployment", "taken_by"])
-        for taken_by, share in _host(report.host).items():
-            host.add_metric([report.deployment, taken_by], share)
-        yield host
-        started = GaugeMetricFamily(*WORKER_START, labels=["deployment"])
-        started.add_metric([report.deployment], report.started_epoch_s)
-        yield started
-        build = InfoMetricFamily(*BUILD)
-        build.add_metric([], {"version": report.orch_version, "openvino": report.openvino_version})
-        yield build
+        yield from families(WORKER_METRICS, report)
 
 
 def make_registry(source: Callable[[], WorkerReport]) -> CollectorRegistry:

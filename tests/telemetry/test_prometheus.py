@@ -13,16 +13,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from snapshots import a_snapshot
 
-from orchestrator.telemetry import reference
-from orchestrator.telemetry.prometheus import (
-    POOL_METRICS,
-    PoolCollector,
-    PoolReport,
-    WorkerReport,
-    make_registry,
-    render,
-)
-from orchestrator.telemetry.recorder import Recorder
+from orchestrator.scheduling.ticket import Cause
+from orchestrator.telemetry import dashboard, reference
+from orchestrator.telemetry.agent_page import AgentReport, DeploymentReport, SourceReport, agent_registry
+from orchestrator.telemetry.prometheus import POOL_METRICS, PoolCollector, make_registry, render
+from orchestrator.telemetry.recorder import Executions, Recorder
+from orchestrator.telemetry.report import PoolReport, WorkerReport
 from orchestrator.telemetry.saturation import saturation
 
 POOL = {"deployment": "shop-vision", "model": "detector", "version": "1"}
@@ -142,7 +138,7 @@ def test_a_hostile_name_cannot_break_the_page() -> None:
 
 def test_every_series_has_only_bounded_labels() -> None:
     allowed = {"deployment", "model", "version", "outcome", "state", "le", "device", "plan", "openvino"}
-    allowed |= {"cause", "term", "taken_by"}
+    allowed |= {"cause", "term", "taken_by", "reason", "protocol", "kind"}
     families = registry_of(a_pool_report()).collect()
     assert {label for family in families for sample in family.samples for label in sample.labels} <= allowed
 
@@ -150,3 +146,67 @@ def test_every_series_has_only_bounded_labels() -> None:
 def test_the_documentation_is_generated_from_the_table() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page()
     assert all(metric.help in reference.page() for metric in POOL_METRICS)
+    assert reference.DASHBOARD.read_text(encoding="utf-8") == dashboard.text()
+
+
+def test_refusals_are_told_by_reason_from_the_start() -> None:
+    registry = registry_of(a_pool_report(refused={Cause.QUEUE_FULL: 3, Cause.CANCELLED: 9}))
+    refused = "orch_requests_refused_total"
+    assert registry.get_sample_value(refused, POOL | {"reason": "queue_full"}) == 3
+    assert registry.get_sample_value(refused, POOL | {"reason": "deadline_unmeetable"}) == 0
+    assert registry.get_sample_value(refused, POOL | {"reason": "cancelled"}) is None
+
+
+def test_batches_are_told_by_their_rows() -> None:
+    executions = (Executions(1, 10, 0.5), Executions(3, 4, 0.25), Executions(600, 1, 1.0))
+    registry = registry_of(a_pool_report(executions=executions))
+    bucket = "orch_batch_rows_bucket"
+    assert [registry.get_sample_value(bucket, POOL | {"le": le}) for le in ("1.0", "2.0", "4.0", "512.0", "+Inf")] == [
+        *(10, 10, 14, 14),
+        15,
+    ]
+    assert registry.get_sample_value("orch_batch_rows_sum", POOL) == 10 + 12 + 600
+    assert registry.get_sample_value("orch_inference_busy_seconds_total", POOL) == 1.75
+
+
+def test_a_bad_pool_and_what_was_done_for_it_are_told() -> None:
+    registry = registry_of(a_pool_report(healthy=False, rebuilt=2))
+    assert registry.get_sample_value("orch_pool_healthy", POOL) == 0
+    assert registry.get_sample_value("orch_pool_rebuilds_total", POOL) == 2
+
+
+def test_what_a_worker_has_only_sometimes_is_left_out_and_else_told() -> None:
+    names = ("orch_http_connections", "orch_traces_dropped_total", "orch_certificate_not_after_timestamp_seconds")
+    registry = CollectorRegistry()
+    full = replace(a_worker_report(), connections=7, traces_dropped=0, certificate_ends_epoch_s=1.9e9, ready=True)
+    registry.register(PoolCollector(lambda: full))
+    labels = {"deployment": "shop-vision"}
+    assert [registry.get_sample_value(name, labels) for name in names] == [7, 0, 1.9e9]
+    assert [registry_of().get_sample_value(name, labels) for name in names] == [None, None, None]
+    assert registry.get_sample_value("orch_ready", labels) == 1
+
+
+AGENT = AgentReport(
+    "0.1.0",
+    1_795_336_200.0,
+    (DeploymentReport("shop", "Degraded", "Synced", "crash_loop", 4, "site", "3f9c1e", 6, 7, 1.7e9, True),),
+    (SourceReport("site", 30.0, False, 2, False, 1.7e9, 1.7e9, None, "3f9c1e", ""),),
+)
+
+
+def test_the_agents_page_is_valid_and_says_what_workers_cannot() -> None:
+    registry = agent_registry(AGENT)
+    assert promtool_complaints(render(registry)[0]) == ""
+    states = "orch_deployment_worker_state"
+    assert registry.get_sample_value(states, {"deployment": "shop", "state": "crash_loop"}) == 1
+    assert registry.get_sample_value(states, {"deployment": "shop", "state": "running"}) == 0
+    assert registry.get_sample_value("orch_deployment_worker_restarts_total", {"deployment": "shop"}) == 4
+    assert registry.get_sample_value("orch_deployment_revision_failed", {"deployment": "shop"}) == 1
+    origin = {"deployment": "shop", "source": "site", "commit": "3f9c1e"}
+    assert registry.get_sample_value("orch_deployment_info", origin) == 1
+    assert registry.get_sample_value("orch_source_consecutive_failures", {"source": "site"}) == 2
+    assert registry.get_sample_value("orch_source_applied_timestamp_seconds", {"source": "site"}) is None
+
+
+def test_an_agent_that_keeps_nothing_has_a_page() -> None:
+    assert promtool_complaints(render(agent_registry(AgentReport("0", 1.0)))[0]) == ""
