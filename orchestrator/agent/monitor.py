@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.agent import status
 from orchestrator.agent.reconcile import Reconciler
 from orchestrator.agent.restart import POLL_S, Patience
+from orchestrator.agent.source_store import SourceStore
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Store
 from orchestrator.agent.supervisor import Supervisor
@@ -46,7 +47,10 @@ class Monitor:
     async def items(self, names: Sequence[str] | None) -> list[Json]:
         """Return the status of the deployments named, or of all, having asked their workers together."""
         records = [record for record in self.store.deployments() if names is None or record.name in names]
-        items = await asyncio.gather(*(self._item(record) for record in records))
+        kinds = SourceStore(self.store).kinds()
+        items = await asyncio.gather(
+            *(self._item(each, kinds.get(each.origin.source or "", "file")) for each in records)
+        )
         known = {item["metadata"]["name"] for item in items}
         items += [item for item in self._planned(names) if item["metadata"]["name"] not in known]
         return sorted(items, key=lambda item: str(item["metadata"]["name"]))
@@ -61,11 +65,11 @@ class Monitor:
                 items.append(status.planned(wanted.document, attempt.since, attempt.message(name)))
         return items
 
-    async def _item(self, record: DeploymentRecord) -> Json:
+    async def _item(self, record: DeploymentRecord, kind: str) -> Json:
         view = await self.view(record)
         if view.answer is not None:
             record = self._note_applied(record, view.answer)
-        seen = status.item(record, self.store.last_revision(record.name), view, time.time())
+        seen = status.item(record, self.store.last_revision(record.name), view, time.time(), kind)
         if seen["conditions"] != list(record.conditions):
             self.store.set_conditions(record.name, seen["conditions"])
         return seen

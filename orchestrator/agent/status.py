@@ -49,8 +49,10 @@ def rfc3339(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def item(record: DeploymentRecord, revision: Revision | None, worker: WorkerView, now: float) -> Json:
-    """Return one item of the StatusList."""
+def item(
+    record: DeploymentRecord, revision: Revision | None, worker: WorkerView, now: float, kind: str = "file"
+) -> Json:
+    """Return one item of the StatusList; `kind` is what it came from: file, git or folder."""
     verdict = judge(revision, worker)
     answer = worker.answer
     number = record.applied_revision or (revision.number if revision else None)
@@ -61,7 +63,7 @@ def item(record: DeploymentRecord, revision: Revision | None, worker: WorkerView
             "labels": record.origin.labels,
             "created": rfc3339(record.created),
         },
-        "revision": {"number": number, "source": "file", "commit": None},
+        "revision": {"number": number, "source": kind, "commit": record.origin.commit, "from": record.origin.source},
         "sync": sync(record, worker),
         "health": verdict.health,
         "conditions": conditions(record, verdict, worker, now),
@@ -88,7 +90,7 @@ def planned(document: Document, since: float, message: str) -> Json:
             "labels": dict(deployment.metadata.labels),
             "created": rfc3339(since),
         },
-        "revision": {"number": None, "source": "file", "commit": None},
+        "revision": {"number": None, "source": "file", "commit": None, "from": None},
         "sync": "OutOfSync",
         "health": verdict.health,
         "conditions": [_condition(kind, value, verdict, None, 0, since) for kind, value in wanted],

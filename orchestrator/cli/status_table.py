@@ -28,6 +28,7 @@ COLUMNS = (
     Column("HEADROOM", right=True, drop_rank=7),
     Column("RESTARTS", right=True, drop_rank=3),
     Column("REV", right=True, drop_rank=2),
+    Column("COMMIT", wide_only=True),
     Column("AGE", right=True, drop_rank=1),
     Column("ENDPOINT", wide_only=True),
     Column("REASON", wide_only=True, in_pipe=True),
@@ -44,6 +45,7 @@ _SATURATION = {"BUSY": Colour.WARN, "SATURATED": Colour.BAD, "OVERLOADED": Colou
 REASON_MAX = 200  # characters; describe tells the rest
 LATER = "what runs is an earlier plan; orch events may say why"
 PERCENT_MAX = 999  # the figure ends at ten times full
+COMMIT_DIGITS = 8
 # Where the figure bears the state out: a state ends below 0.8 of what it begins at. Refusing is not a question of it.
 _RANGES = {"OK": (0.0, 0.7), "BUSY": (0.56, 1.0), "SATURATED": (0.8, inf), "OVERLOADED": (0.0, inf)}
 _PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 100.0))
@@ -132,6 +134,7 @@ def _row(item: Json, model: Json, now: datetime) -> tuple[Cell, ...]:
         Cell(headroom_text(model)),
         Cell(str(worker.get("restarts", NONE))),
         Cell(str((item.get("revision") or {}).get("number") or NONE)),
+        Cell(((item.get("revision") or {}).get("commit") or NONE)[:COMMIT_DIGITS]),
         Cell(age(worker.get("started"), now)),
         Cell(endpoint_text(item.get("endpoint") or {})),
         Cell(cut_end(_reason(item, model), REASON_MAX)),

@@ -50,3 +50,7 @@ class People:
         self.git("commit", "-q", "--allow-empty", "-m", subject)
         self.git("push", "-q", "--force", "origin", "main")
         return self.git("rev-parse", "HEAD")
+
+    def rename_branch(self, old: str, new: str) -> None:
+        """Rename a branch at the remote."""
+        self._git(self.bare, "branch", "-m", old, new)

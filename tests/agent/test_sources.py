@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_agent import Agent, eventually, manifest, pid_that_serves
+from conftest_agent import Agent, eventually, manifest
 from repositories import People
 
 from orchestrator.errors import OrchError
@@ -22,8 +21,8 @@ def people(tmp_path: Path) -> People:
 
 
 @pytest.fixture
-def site(agent: Agent, people: People) -> Iterator[Site]:
-    yield Site(agent, people)
+def site(agent: Agent, people: People) -> Site:
+    return Site(agent, people)
 
 
 class Site:
@@ -60,7 +59,12 @@ spec:
         return dict(self.agent.call("sources", {"names": ["shop"]})["items"][0])
 
     def reasons(self) -> list[str]:
-        return [event["reason"] for event in self.agent.call("events", {"name": "source/shop"})["events"]]
+        events = self.agent.call("events", {"name": "source/shop"})["events"]
+        return [event["reason"] for event in events for _ in range(event["count"])]
+
+    def wake(self) -> None:
+        """Have the source looked at, as when its interval is over."""
+        self.agent.call("source_suspend", {"name": "shop", "on": False})
 
     def names(self) -> list[str]:
         return [item["metadata"]["name"] for item in self.agent.call("status")["items"]]
@@ -69,7 +73,7 @@ spec:
 def test_a_commit_is_served_and_status_says_of_which_commit(site: Site) -> None:
     commit = site.people.push({"site/shop.yaml": manifest(), **MODEL}, "Open the shop")
     site.follow()
-    assert "1 changed" in site.reconcile()
+    assert "1 unchanged" in site.reconcile(), "the first look has taken it already"
     item, source = site.agent.item(), site.item()
     assert (item["health"], item["sync"]) == ("Healthy", "Synced")
     assert item["revision"] == {"number": 1, "source": "git", "commit": commit, "from": "shop"}
@@ -78,3 +82,268 @@ def test_a_commit_is_served_and_status_says_of_which_commit(site: Site) -> None:
     assert source["applied"]["author"] == "Ada <ada@example.com>"
     assert source["applied"]["subject"] == "Open the shop"
     assert site.reasons() == ["Created", "Fetched", "Applied"]
+
+
+def test_a_bad_commit_leaves_the_last_good_one_and_is_told_with_its_line_and_author(site: Site) -> None:
+    good = site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    bad = site.people.push({"site/shop.yaml": manifest().replace("device: CPU", "device: PCU")}, "Typo")
+    error = site.fails()
+    (problem,) = error.problems
+    assert problem.where == "site/shop.yaml:10:15"
+    assert "did you mean" in str(problem.hint)
+    assert f"(commit {bad[:8]} by Ada <ada@example.com>)" in problem.what
+    source = site.item()
+    assert (source["health"], source["reason"]) == ("Degraded", "CommitFailed")
+    assert source["lastAppliedRevision"] == f"main@{good}"
+    assert source["lastAttemptedRevision"] == f"main@{bad}"
+    (fault,) = source["attempted"]["faults"]
+    assert (fault["file"], fault["line"], fault["author"]) == ("site/shop.yaml", 10, "Ada <ada@example.com>")
+    assert [each["status"] for each in source["conditions"]] == ["False", "False", "True"]
+    assert (site.agent.item()["health"], site.agent.item()["revision"]["commit"]) == ("Healthy", good)
+
+
+def test_a_commit_of_which_one_deployment_fails_is_taken_back_as_a_whole(site: Site) -> None:
+    good = site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    site.follow()
+    site.reconcile()
+    pids = {name: site.agent.item(name)["worker"]["pid"] for name in ("a", "b")}
+    files = {"site/a.yaml": manifest("a", limit=9), "site/b.yaml": manifest("b", behaviour="REFUSE")}
+    site.people.push({**files, "site/aa.yaml": manifest("aa")}, "Half good")
+    error = site.fails()
+    assert error.problems[0].where == "site/b.yaml:4:18"
+    assert "the engine refuses" in error.problems[0].what
+    assert site.names() == ["a", "b"]
+    for name, pid in pids.items():
+        item = site.agent.item(name)
+        assert (item["health"], item["sync"], item["worker"]["pid"]) == ("Healthy", "Synced", pid)
+        assert item["revision"]["commit"] == good
+
+
+def test_a_commit_that_failed_is_not_tried_again_until_something_changed(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(behaviour="CANNOT"), **MODEL})
+    site.follow()
+    site.fails()
+    tries = site.reasons().count("Failed")
+    site.wake()
+    site.agent.apply(manifest("other"))
+    site.wake()
+    eventually(lambda: site.reasons().count("Failed") > tries, "what else runs here decides whether it can run")
+    site.wake()
+    site.people.push({"site/shop.yaml": manifest()})
+    site.wake()
+    eventually(lambda: site.item()["health"] == "Healthy", "another commit is tried")
+    assert site.reasons().count("Failed") == tries + 1
+
+
+def test_drift_is_repaired_and_told(site: Site) -> None:
+    commit = site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    site.agent.apply(manifest(limit=3))
+    assert site.agent.item()["revision"]["source"] == "file"
+    site.wake()
+    eventually(lambda: site.agent.item()["revision"]["commit"] == commit, "what was applied by hand is taken back")
+    assert site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["queue"]["limit"] == 8
+    site.agent.call("delete", {"names": ["shop"]})
+    site.wake()
+    eventually(lambda: site.names() == ["shop"], "what was deleted by hand is there again")
+    eventually(lambda: site.reasons().count("DriftRepaired") == 2, "both are told")
+
+
+def test_what_a_commit_no_longer_has_is_deleted_but_never_everything(site: Site) -> None:
+    files = {"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b")}
+    site.people.push({**files, **MODEL})
+    site.follow()
+    site.reconcile()
+    site.people.push({"site/b.yaml": None})
+    assert "1 removed" in site.reconcile()
+    assert site.names() == ["a"]
+    site.people.push({"site/a.yaml": None, "site/c.yaml": manifest("c")})
+    error = site.fails()
+    assert "would remove the one deployment of this source (a)" in error.problems[0].what
+    assert "--prune-all" in str(error.problems[0].hint)
+    site.people.push({"site/c.yaml": None})
+    assert "no manifest in site" in site.fails().problems[0].what
+    site.people.push({"site/model.onnx": None, "README": "moved"})
+    assert "no folder 'site'" in site.fails().problems[0].what
+    assert site.names() == ["a"]
+    site.people.push({"site/c.yaml": manifest("c"), **MODEL})
+    assert "1 changed, 1 removed" in site.reconcile(prune_all=True)
+    assert site.names() == ["c"]
+
+
+def test_a_remote_that_is_gone_or_lost_its_branch_changes_nothing_and_is_told(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    away = site.people.bare.with_name("away.git")
+    site.people.bare.rename(away)
+    site.fails()
+    source = site.item()
+    assert (source["health"], source["reason"], source["remote"]["answers"]) == ("Degraded", "RemoteFailed", False)
+    assert site.agent.item()["health"] == "Healthy"
+    away.rename(site.people.bare)
+    site.reconcile()
+    assert site.item()["health"] == "Healthy"
+    site.people.rename_branch("main", "other")
+    assert "main" in str(site.fails())
+    assert site.names() == ["shop"]
+    assert {"RemoteFailed", "RemoteBack"} <= set(site.reasons())
+
+
+def test_a_model_that_did_not_change_is_not_touched_by_another_commit(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    first = site.agent.call("describe", {"name": "shop"})
+    site.people.push({"site/shop.yaml": "# reviewed" + manifest()})
+    assert "1 unchanged" in site.reconcile()
+    second = site.agent.call("describe", {"name": "shop"})
+    assert second["plan"] == first["plan"]
+    assert second["status"]["worker"] == first["status"]["worker"]
+    assert second["manifest"].startswith("# reviewed")
+    site.people.push({"site/model.onnx": b"\x08\x01"})
+    site.reconcile()
+    third = site.agent.call("describe", {"name": "shop"})
+    kept = [Path(each["plan"]["models"][0]["source"]) for each in (first, third)]
+    assert kept[0] != kept[1]
+    assert [path.read_bytes() for path in kept] == [b"", b"\x08\x01"], "the one before is there for a rollback"
+
+
+def test_an_agent_killed_amid_a_commit_is_followed_by_one_that_finishes_it(site: Site) -> None:
+    site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    site.follow()
+    site.reconcile()
+    files = {"site/a.yaml": manifest("a", limit=9), "site/b.yaml": manifest("b", behaviour="HANG")}
+    commit = site.people.push(files)
+    site.wake()
+    eventually(lambda: site.agent.item("a")["revision"]["commit"] == commit, "the first one is changed")
+    site.agent.end(signal.SIGKILL)
+    (site.agent.layout.workers / "go-on").touch()
+    site.agent.start()
+    eventually(lambda: site.item()["lastAppliedRevision"] == f"main@{commit}", "the next agent finishes it")
+    assert [site.agent.item(name)["revision"]["commit"] for name in ("a", "b")] == [commit, commit]
+
+
+def test_an_agent_killed_amid_a_commit_that_cannot_be_leaves_the_one_before(site: Site) -> None:
+    good = site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    site.follow()
+    site.reconcile()
+    files = {"site/a.yaml": manifest("a", limit=9), "site/b.yaml": manifest("b", behaviour="HANG")}
+    site.people.push(files)
+    site.wake()
+    eventually(lambda: site.agent.item("a")["metadata"]["generation"] == 2, "the first one is changed")
+    site.agent.end(signal.SIGKILL)
+    bad = site.people.push({"site/b.yaml": manifest("b", behaviour="REFUSE")})
+    (site.agent.layout.workers / "go-on").touch()
+    site.agent.start()
+    eventually(lambda: site.item()["attempted"]["commit"] == bad, "the next commit is tried")
+    eventually(lambda: site.item()["attempted"]["result"] == "failed", "it fails")
+    assert site.agent.call("describe", {"name": "a"})["plan"]["models"][0]["queue"]["limit"] == 8
+    assert site.agent.item("a")["revision"]["commit"] == good
+
+
+def test_a_suspended_source_takes_nothing_until_it_is_resumed(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    assert site.agent.call("source_suspend", {"name": "shop", "on": True})["health"] == "Suspended"
+    site.people.push({"site/shop.yaml": manifest(limit=9)})
+    assert "suspended" in str(site.fails())
+    site.wake()
+    eventually(lambda: "1 unchanged" in site.reconcile(), "resumed")
+    assert site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["queue"]["limit"] == 9
+
+
+def test_a_deployment_rolled_back_by_hand_is_left_alone_until_the_source_is_resumed(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    site.people.push({"site/shop.yaml": manifest(limit=9)})
+    site.reconcile()
+    site.agent.call("rollback", {"name": "shop", "to": 1, "trial": False})
+    assert site.item()["held"] == ["shop"]
+    site.reconcile()
+    assert site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["queue"]["limit"] == 8
+    site.wake()
+    eventually(lambda: "DriftRepaired" in site.reasons(), "resuming ends it")
+    assert site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["queue"]["limit"] == 9
+
+
+def test_a_deployment_of_another_source_is_not_taken_from_it(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    text = site.source().replace("{name: shop}", "{name: rival}")
+    site.agent.call("source_put", {"documents": [{"name": "s.yaml", "base": str(site.agent.folder), "text": text}]})
+    with pytest.raises(OrchError, match="belongs to the source 'shop'"):
+        site.agent.call("source_reconcile", {"name": "rival"})
+    assert site.agent.item()["revision"]["from"] == "shop"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_deleting_a_source_deletes_its_deployments_unless_told_otherwise(site: Site, kept: bool) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    site.agent.call("source_delete", {"name": "shop", "keep_deployments": kept})
+    assert site.agent.call("sources")["items"] == []
+    assert site.names() == (["shop"] if kept else [])
+    if kept:
+        assert site.agent.item()["revision"]["source"] == "file"
+
+
+def test_a_folder_is_followed_as_a_repository_is(site: Site) -> None:
+    folder = site.agent.folder / "plain"
+    (folder / "site").mkdir(parents=True)
+    (folder / "site/model.onnx").touch()
+    (folder / "site/shop.yaml").write_text(manifest())
+    site.follow(place=f"folder: {folder}")
+    site.reconcile()
+    assert site.agent.item()["revision"]["source"] == "folder"
+    (folder / "site/shop.yaml").write_text(manifest(limit=9))
+    limits = lambda: site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["queue"]["limit"]  # noqa: E731
+    eventually(lambda: limits() == 9, "a change is seen")
+
+
+def test_a_repository_may_not_hold_sources_or_reach_outside(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), "site/source.yaml": site.source(), **MODEL})
+    site.follow()
+    assert "a source cannot hold sources" in str(site.fails())
+    site.people.push({"site/source.yaml": None, "site/shop.yaml": manifest().replace("model.onnx", "/etc/hostname")})
+    error = site.fails()
+    assert "outside of the repository" in str(error)
+    assert error.problems[0].where == "site/shop.yaml:9:15"
+
+
+@pytest.mark.parametrize(("locks", "fails"), [("hint", False), ("refuse", True)])
+def test_what_no_lock_holds_is_measured_planned_by_rule_or_refused(site: Site, locks: str, fails: bool) -> None:
+    site.people.push({"site/shop.yaml": manifest().replace("STAND_IN", "MEASURED").replace('""', "for ever"), **MODEL})
+    site.follow(f"  locks: {locks}")
+    if fails:
+        assert "no lock holds it" in str(site.fails())
+    else:
+        assert "1 unchanged" in site.reconcile()
+
+
+def test_a_source_is_created_changed_and_left_alone_by_applying_its_manifest(site: Site) -> None:
+    def put(text: str) -> str:
+        document = {"name": "s.yaml", "base": str(site.agent.folder), "text": text}
+        return str(site.agent.call("source_put", {"documents": [document]})["sources"][0]["action"])
+
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    text = site.source()
+    assert [put(each) for each in (text, text, text.replace("1h", "2h"))] == ["create", "unchanged", "update"]
+    assert site.item()["metadata"]["generation"] == 2
+
+
+def test_everything_wrong_with_a_source_is_told_at_once_and_no_secret_with_it(site: Site) -> None:
+    text = site.source().replace(f"url: {site.people.bare}", "url: https://ada:hush@example.com/x.git, token_file: t")
+    with pytest.raises(OrchError) as caught:
+        site.agent.call("source_put", {"documents": [{"name": "s.yaml", "base": "/", "text": text}]})
+    assert "hush" not in str(caught.value)
+    assert "before the @" in str(caught.value)
+    with pytest.raises(OrchError, match="there is no source 'gone'"):
+        site.agent.call("source_reconcile", {"name": "gone"})
