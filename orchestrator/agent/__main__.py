@@ -10,27 +10,34 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
-from orchestrator.agent import paths, state_file
+from orchestrator.agent import paths, process, scrape, state_file
 from orchestrator.agent.adoption import Adoption
 from orchestrator.agent.api import Api
 from orchestrator.agent.attempt import ATTEMPTS_MAX
 from orchestrator.agent.client import worker_environ
+from orchestrator.agent.history import History
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.paths import Layout
-from orchestrator.agent.planning import Planner, plan_on_this_machine
+from orchestrator.agent.planning import Planner, plan_on_this_machine, this_machine
 from orchestrator.agent.reconcile import Reconciler
 from orchestrator.agent.restart import Patience
+from orchestrator.agent.source_place import open_place
+from orchestrator.agent.source_round import Site
+from orchestrator.agent.source_store import SourceStore
+from orchestrator.agent.sources import Sources
 from orchestrator.agent.store import open_or_renew
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.agent.systemd import READY, STOPPING, Notifier, notifier
 from orchestrator.agent.upkeep import keep_up
 from orchestrator.errors import Kind, OrchError, render
 from orchestrator.serving import admin
+from orchestrator.telemetry import logs
 
 WORKER_COMMAND = (sys.executable, "-m", "orchestrator.serving")
 DEFAULT_PATIENCE = Patience()
@@ -75,7 +82,12 @@ def lock(layout: Layout) -> IO[str]:
 
 
 async def serve(
-    layout: Layout, environ: Mapping[str, str], command: Sequence[str], planner: Planner, patience: Patience
+    layout: Layout,
+    environ: Mapping[str, str],
+    command: Sequence[str],
+    planner: Planner,
+    patience: Patience,
+    machine: Callable[[], str],
 ) -> None:
     """Run an agent on the state folder until it is asked to stop."""
     started = time.time()
@@ -92,13 +104,40 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     version = _version()
     adoption = Adoption(layout, store, supervisor, reconciler)
-    api = Api(layout, store, supervisor, reconciler, monitor, version, started, stopping, adoption.done)
+    site = Site(
+        layout.sources,
+        store,
+        SourceStore(store),
+        reconciler,
+        supervisor,
+        _machine(version),
+        open_place,
+        asyncio.Event(),
+    )
+    sources = Sources(site)
+    history = History(store, reconciler, machine, sources)
+    api = Api(
+        layout, store, supervisor, reconciler, monitor, history, sources, version, started, stopping, adoption.done
+    )
     try:
-        await _until_stopped(api, adoption, damaged, notifier(environ))
+        async with scraped(environ, api):
+            await _until_stopped(api, adoption, damaged, notifier(environ))
     finally:
         supervisor.close()
         store.close()
         log.info("stopped")
+
+
+@asynccontextmanager
+async def scraped(environ: Mapping[str, str], api: Api) -> AsyncIterator[None]:
+    """Tell Prometheus on the address that the environment names, if any."""
+    address = environ.get(scrape.ADDRESS)
+    server = await scrape.serve(address, lambda accept: scrape.page(api, accept)) if address else None
+    try:
+        yield
+    finally:
+        if server is not None:
+            server.close()
 
 
 async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, systemd: Notifier) -> None:
@@ -106,6 +145,7 @@ async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, sys
     # Adoption first: it has the turn before any caller can ask for a change.
     works = (adoption.run(damaged), api.monitor.watch(), keep_up(api.layout, systemd))
     own = [asyncio.create_task(work) for work in works]
+    own.append(asyncio.create_task(api.sources.run(adoption.done)))
     for task in own:
         task.add_done_callback(_on_task_end)
     await asyncio.sleep(0)
@@ -113,12 +153,13 @@ async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, sys
     systemd.tell(READY)
     await api.stopping.wait()
     systemd.tell(STOPPING)
+    api.sources.stop()
     api.reconciler.call_off_all()
     server.close()
     paths.retire(api.layout)
-    if api.tasks:
-        await asyncio.wait(api.tasks, timeout=FINISH_TIMEOUT_S)
-    rest = [*own, *api.tasks]
+    if changing := [*api.tasks, *api.sources.tasks]:
+        await asyncio.wait(changing, timeout=FINISH_TIMEOUT_S)
+    rest = [*own, *api.tasks, *api.sources.tasks]
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
@@ -134,6 +175,19 @@ def _on_task_end(task: asyncio.Task[None]) -> None:
         _on_bug(error)
 
 
+def _machine(version: str) -> str:
+    """Return what decides, of this machine, whether a commit can run here, as far as it costs nothing to know."""
+    cores = sorted(os.sched_getaffinity(0))
+    return f"{process.boot_id()} {version} {_installed('openvino')} {cores}"
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
 def _version() -> str:
     try:
         return importlib.metadata.version("orch-openvino")
@@ -142,19 +196,23 @@ def _version() -> str:
 
 
 def run(
-    environ: Mapping[str, str], command: Sequence[str], planner: Planner, patience: Patience = DEFAULT_PATIENCE
+    environ: Mapping[str, str],
+    command: Sequence[str],
+    planner: Planner,
+    patience: Patience = DEFAULT_PATIENCE,
+    machine: Callable[[], str] = this_machine,
 ) -> int:
     """Run an agent to its end and return the exit code; the one boundary of this process."""
     # Times in UTC, as in the events.
     logging.Formatter.converter = time.gmtime
-    form = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, datefmt="%Y-%m-%dT%H:%M:%S", stream=sys.stderr)
+    form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     os.umask(0o077)  # nothing here is for other users
     try:
+        logs.begin(environ, form, process="agent")
         layout = paths.create(paths.state_dir(environ))
         with lock(layout):
             os.chdir(layout.root)
-            asyncio.run(serve(layout, environ, command, planner, patience))
+            asyncio.run(serve(layout, environ, command, planner, patience, machine))
     except OrchError as error:
         sys.stderr.write(render(error) + "\n")
         return 1

@@ -9,11 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.agent import paths
+from orchestrator.agent import paths, scrape
+from orchestrator.agent.history import History
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.names import names
 from orchestrator.agent.paths import Layout
 from orchestrator.agent.reconcile import APPLY_TIMEOUT_S, Apply, Reconciler
+from orchestrator.agent.source_api import SourceApi
+from orchestrator.agent.sources import Sources
 from orchestrator.agent.status import Json, rfc3339
 from orchestrator.agent.store import DeploymentRecord, Store
 from orchestrator.agent.supervisor import Supervisor, gone
@@ -39,6 +42,8 @@ class Api:
     supervisor: Supervisor
     reconciler: Reconciler
     monitor: Monitor
+    history: History
+    sources: Sources
     version: str
     started: float
     stopping: asyncio.Event
@@ -57,10 +62,15 @@ class Api:
             "events": self._events,
             "delete": self._delete,
             "plans": self._plans,
+            "history": self._history,
+            "revision": self._revision,
+            "rollback": self._rollback,
             "stop": self._stop,
             "benched": self._benched,
             "requests": self._requests,
             "names": self._names,
+            "metrics": self._metrics,
+            **SourceApi(self.sources, self._detached).methods(),
         }
 
     async def _version(self, _params: Json, _progress: Progress) -> Json:
@@ -78,8 +88,24 @@ class Api:
             timeout_s=float(params.get("timeout_s") or APPLY_TIMEOUT_S),
             plan=params.get("plan"),
             locked=bool(params.get("locked", False)),
+            trial=bool(params.get("trial", True)),
         )
         return await self._detached(lambda report: self.reconciler.apply(asked, report), progress)
+
+    async def _history(self, params: Json, _progress: Progress) -> Json:
+        return self.history.items(str(params.get("name")))
+
+    async def _revision(self, params: Json, _progress: Progress) -> Json:
+        return self.history.plan(str(params.get("name")), _revision_number(params, "number"))
+
+    async def _rollback(self, params: Json, progress: Progress) -> Json:
+        name, to = str(params.get("name")), _revision_number(params, "to")
+        trial, timeout_s = bool(params.get("trial", True)), float(params.get("timeout_s") or APPLY_TIMEOUT_S)
+
+        def work(report: Report) -> Awaitable[Json]:
+            return self.history.rollback(name, to, trial=trial, timeout_s=timeout_s, report=report)
+
+        return await self._detached(work, progress)
 
     async def _delete(self, params: Json, progress: Progress) -> Json:
         names = _list(params, "names")
@@ -181,10 +207,17 @@ class Api:
         told: Json = await admin.acall(worker.paths.control, "requests", asked, timeout_s=REQUESTS_TIMEOUT_S)
         return told
 
+    async def _metrics(self, _params: Json, _progress: Progress) -> Json:
+        """Return the page that Prometheus reads."""
+        await self._settled()
+        page, content_type = await scrape.page(self)
+        return {"page": page.decode(), "content_type": content_type}
+
     async def _stop(self, params: Json, _progress: Progress) -> Json:
         workers = bool(params.get("workers", False))
         # Whoever comes now starts the next agent, which waits for this one to end.
         paths.retire(self.layout)
+        self.sources.stop()
         self.reconciler.call_off_all()
         if workers:
             await self.supervisor.stop_all()
@@ -210,6 +243,13 @@ class Api:
         if record is None:
             raise gone(name)
         return record
+
+
+def _revision_number(params: Json, key: str) -> int | None:
+    value = params.get(key)
+    if value is None or (isinstance(value, int) and value > 0):
+        return value
+    raise OrchError(Kind.INVALID, f"{key} must be the number of a revision, got {value!r}")
 
 
 def _list(params: Json, key: str) -> list[Any]:

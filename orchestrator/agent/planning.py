@@ -133,6 +133,15 @@ def plan_on_this_machine(
     return [each if isinstance(each, OrchError) else each.plan for each in found]
 
 
+def this_machine() -> str:
+    """Return the fingerprint of this machine, as OpenVINO and the host describe it; blocks for a second or two."""
+    from orchestrator.backend.probe import probe  # as above
+    from orchestrator.inventory.fingerprint import fingerprint
+
+    inventory, _ = probe((), timeout_s=PROBE_TIMEOUT_S)
+    return fingerprint(inventory)
+
+
 def together(plans: Sequence[DeploymentPlan]) -> str:
     """Return the digest of what an apply would do: the plan's own, or one over those of several deployments."""
     digests = sorted(plan.digest() for plan in plans)

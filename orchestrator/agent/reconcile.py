@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from orchestrator.agent import listener, paths, planning
+from orchestrator.agent import listener, paths, planning, trials
 from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
 from orchestrator.agent.decisions import Step, decide, overlap, to_prune
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
-from orchestrator.agent.supervisor import Supervisor, Worker, gone
+from orchestrator.agent.supervisor import DRAIN_TIMEOUT_S, Supervisor, Worker, gone
 from orchestrator.agent.turns import Report, Turns
-from orchestrator.agent.waiting import READY_POLL_MAX_S, ends_within, serves, until_known
+from orchestrator.agent.waiting import END_SEEN_S, READY_POLL_MAX_S, ends_within, serves, until_known
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.diff import Change, diff
 from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
@@ -31,7 +31,6 @@ Json = dict[str, Any]
 APPLY_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 APPLY_TIMEOUT_MAX_S = 3600.0
 PLANNINGS_MAX = 3  # of one apply, when the cores that others have change while it is planned
-END_SEEN_S = 1.0  # from a connection that breaks off to the news that the process has ended
 READY_POLL_MIN_S = 0.02
 
 log = logging.getLogger(__name__)
@@ -52,6 +51,8 @@ class Apply:
     """Measure what neither a lock nor the memory of this machine holds; else it is planned by rule."""
     together: bool = False
     """Try no further deployment after one that failed: the caller takes back what was done."""
+    trial: bool = True
+    """Try under load whether a change holds its SLO before it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Course:
     report: Report
     deadline: float
     """On the loop's clock."""
+    trial: bool = True
+    """Whether it has to hold its SLO under load."""
 
     def tell(self, phase: str, message: str, model: str | None = None) -> None:
         """Report progress."""
@@ -137,7 +140,7 @@ class Reconciler:
                         attempt.check(one.name)
                         if self._wish(one.name) != before[one.name]:
                             raise changed(one.name)
-                        outcomes.append(await self._apply_one(one.origin, plan, report, deadline))
+                        outcomes.append(await self._apply_one(one.origin, plan, report, deadline, trial=asked.trial))
                 except OrchError as error:
                     errors.append(error)
                     if asked.together:
@@ -225,13 +228,17 @@ class Reconciler:
             if attempt is not None:
                 attempt.scope = None
 
-    async def put_back(self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
+    async def put_back(
+        self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float, *, trial: bool = True
+    ) -> Json:
         """Bring about a plan that was made before, without planning; raise its OrchError."""
         await self._opened(report, deadline)
         async with self._turns.take([plan.name], report, deadline):
-            return await self._apply_one(origin, plan, report, deadline)
+            return await self._apply_one(origin, plan, report, deadline, trial=trial)
 
-    async def _apply_one(self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float) -> Json:
+    async def _apply_one(
+        self, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float, *, trial: bool
+    ) -> Json:
         record = self._store.deployment(plan.name)
         unit = self._supervisor.unit(plan.name)
         if record is not None and record.applied is not None:
@@ -246,14 +253,14 @@ class Reconciler:
             if record.origin != origin:
                 self._store.annotate(plan.name, origin)
         else:
-            await self._carry_out(step, origin, plan, report, deadline)
+            await self._carry_out(step, origin, plan, report, deadline, trial=trial)
         return await self._outcome(plan.name, changes)
 
     async def _carry_out(
-        self, step: Step, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float
+        self, step: Step, origin: Origin, plan: DeploymentPlan, report: Report, deadline: float, *, trial: bool = True
     ) -> None:
         revision = self._store.propose(plan.name, origin, plan, time.time())
-        await self.follow(step, Course(plan, revision, report, deadline))
+        await self.follow(step, Course(plan, revision, report, deadline, trial))
 
     async def follow(self, step: Step, course: Course) -> None:
         """Act; the revision ends as applied, or as failed with the error raised; the caller has the turn."""
@@ -304,12 +311,14 @@ class Reconciler:
         worker = self._supervisor.start(course.plan, course.revision.generation)
         self._keep_record(worker, course)
         await self._until_ready(worker, course)
+        await trials.warn(worker, course)
         return worker
 
     async def _update(self, course: Course) -> Worker:
         worker = self._supervisor.unit(course.plan.name).worker
         assert worker is not None, "an update needs a worker"
-        params = {"plan": course.plan.model_dump(mode="json"), "generation": course.revision.generation}
+        params: Json = {"plan": course.plan.model_dump(mode="json"), "generation": course.revision.generation}
+        params |= {} if course.trial else {"trial": False}
         self._updating.add(course.plan.name)
         try:
             async with asyncio.timeout_at(course.deadline):
@@ -348,11 +357,14 @@ class Reconciler:
         candidate = None
         try:
             course.tell("starting", "starting the new worker beside the old one")
+            seen = await trials.seen(old)
             candidate = self._supervisor.launch(course.plan, course.revision.generation, 1 - old.slot, listening)
             await self._until_ready(candidate, course)
-        except BaseException:
+            await trials.hold(candidate, seen, course)
+        except BaseException as error:
             if candidate is not None:
-                await self._supervisor.retire(candidate, drain_s=0)
+                refused = isinstance(error, OrchError) and candidate.ready_at is not None  # it has requests of its own
+                await self._supervisor.retire(candidate, drain_s=DRAIN_TIMEOUT_S if refused else 0)
             if listening is not None and not same:
                 listening.close()
             raise

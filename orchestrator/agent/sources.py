@@ -261,14 +261,25 @@ class Sources:
         self._followers[name].wake()
         return self.items([name])[0]
 
-    def hold(self, deployment: str) -> None:
-        """Leave a deployment alone until its source is resumed; one that has no source is left as it is."""
+    def hold(self, deployment: str) -> bool:
+        """Leave a deployment alone until its source is resumed; False where that was so, or it has no source."""
         row = self._site.sources.rows().get(deployment)
         record = None if row is None or row.source is None else self._site.sources.one(row.source)
-        if record is not None and deployment not in record.state.held:
-            held = (*record.state.held, deployment)
-            self._site.sources.keep(record.name, record.state.model_copy(update={"held": held}))
-            self._site.note(record.name, "Normal", "Held", f"{deployment} is left alone until the source is resumed")
+        if record is None or deployment in record.state.held:
+            return False
+        self._keep_held(record, (*record.state.held, deployment))
+        self._site.note(record.name, "Normal", "Held", f"{deployment} is left alone until the source is resumed")
+        return True
+
+    def let_go(self, deployment: str) -> None:
+        """Follow a deployment again that was held."""
+        for record in self._site.sources.all():
+            if deployment in record.state.held:
+                self._keep_held(record, tuple(each for each in record.state.held if each != deployment))
+                self._site.note(record.name, "Normal", "LetGo", f"{deployment} follows its source again")
+
+    def _keep_held(self, record: SourceRecord, held: tuple[str, ...]) -> None:
+        self._site.sources.keep(record.name, record.state.model_copy(update={"held": held}))
 
     async def delete(self, name: str, *, keep_deployments: bool, report: Report) -> list[str]:
         """Forget a source; delete its deployments too, unless they are to be kept. Return those deleted."""

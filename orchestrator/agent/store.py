@@ -72,6 +72,8 @@ class Origin:
     """Of the source's repository, or what stands for it."""
     author: str | None = field(default=None, compare=False)
     """Of the commit; kept with the revision, not with the deployment."""
+    note: str | None = field(default=None, compare=False)
+    """Why this is applied, where a revision is to say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Store:
             )
             number = _next_number(connection, name)
             revision = Revision(
-                name, number, now, generation, origin.manifest, text, plan.digest(), "applying", None,
+                name, number, now, generation, origin.manifest, text, plan.digest(), "applying", origin.note,
                 origin.source, origin.commit, origin.author,
             )  # fmt: skip
             _insert_revision(connection, revision)
@@ -235,7 +237,7 @@ class Store:
     def applied(self, revision: Revision) -> None:
         """Record that the worker runs the revision's plan."""
         with self.write() as connection:
-            _settle(connection, revision, "applied", None)
+            _settle(connection, revision, "applied", revision.reason if revision.result == "applying" else None)
             connection.execute(
                 "UPDATE deployments SET applied = ?, applied_revision = ? WHERE name = ?",
                 (revision.plan, revision.number, revision.deployment),
@@ -243,8 +245,9 @@ class Store:
 
     def failed(self, revision: Revision, reason: str) -> None:
         """Record that the revision could not be brought about, and why."""
+        noted = reason if revision.reason is None else f"{revision.reason}: {reason}"
         with self.write() as connection:
-            _settle(connection, revision, "failed", reason)
+            _settle(connection, revision, "failed", noted)
 
     def delete(self, name: str, now: float) -> None:
         """Forget the deployment; its revisions stay, with one more that says so."""

@@ -293,7 +293,7 @@ class Supervisor:
         else:
             healthy_s = None if worker.ready_at is None else time.monotonic() - worker.ready_at
             unit.deaths = unit.deaths.after(healthy_s)
-            self._restart_later(unit, str(failure) if failure else how)
+            self._restart_later(unit, _said(failure) if failure else how)
 
     def _restart_later(self, unit: Unit, reason: str) -> None:
         delay_s = unit.deaths.delay_s
@@ -490,6 +490,12 @@ async def _ended(worker: Worker, within_s: float) -> bool:
         async with asyncio.timeout(within_s):
             await worker.ended.wait()
     return worker.ended.is_set()
+
+
+def _said(failure: OrchError) -> str:
+    """Return why a worker could not start, with what to do about it: whoever reads it waits for nothing else."""
+    hints = dict.fromkeys(problem.hint for problem in failure.problems if problem.hint)
+    return "; ".join((str(failure), *hints))
 
 
 def _event(deployment: str, event: admin.Json) -> Event:

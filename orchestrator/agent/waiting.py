@@ -10,6 +10,7 @@ from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError
 
 RESTART_WAIT_S = 60.0  # a worker that starts again is not ended for a change that it can make itself
+END_SEEN_S = 1.0  # from a connection that breaks off to the news that the process has ended
 READY_POLL_MAX_S = 0.25
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -19,6 +20,10 @@ from orchestrator.planner.plan import DeploymentPlan, EndpointPlan, ModelPlan, Q
 WORKER = (sys.executable, str(Path(__file__).with_name("stand_in_worker.py")))
 
 
+def this_machine() -> str:
+    return os.environ.get("STAND_IN_MACHINE", "this machine")
+
+
 def copy_manifests(
     documents: Sequence[Document], running: Mapping[str, DeploymentPlan], asking: Asking, /
 ) -> list[DeploymentPlan | OrchError]:
@@ -28,6 +33,8 @@ def copy_manifests(
 def _measured(document: Document, asking: Asking) -> OrchError | None:
     """Do as if a model were measured that says so: for ever, or while its file is there; until somebody gives up."""
     for model in document.deployment.spec.models:
+        if "MEASURED" in model.properties and asking.locked and not asking.measures:
+            return OrchError(Kind.CONFLICT, "no lock holds it", where=document.deployment.metadata.name)
         if "MEASURED" in model.properties and asking.measures:
             asking.tell(document.deployment.metadata.name, model.name, "measuring", f"locked: {asking.locked}")
             while _lasts(str(model.properties["MEASURED"])) and not asking.given_up():
@@ -49,7 +56,7 @@ def _plan(document: Document, running: Mapping[str, DeploymentPlan]) -> Deployme
         cpus=1,
         cores=_a_free_core(document, running) if spec.resources.cpus else None,
         models=tuple(_model(model, document.base) for model in spec.models),
-        fingerprint=os.environ.get("STAND_IN_MACHINE", "this machine"),
+        fingerprint=this_machine(),
     )
 
 
@@ -64,7 +71,7 @@ def _model(model: ModelSpec, base: Path) -> ModelPlan:
         name=model.name,
         version="1",
         source=str(base / model.source),
-        sha256="",
+        sha256=hashlib.sha256((base / model.source).read_bytes()).hexdigest(),
         requested=str(model.device),
         device=str(model.device),
         expression="hint",
@@ -75,4 +82,5 @@ def _model(model: ModelSpec, base: Path) -> ModelPlan:
 
 if __name__ == "__main__":
     patience_s = float(os.environ.get("STAND_IN_PATIENCE_S", Patience().serving_s))
-    sys.exit(run(os.environ, WORKER, copy_manifests, Patience(serving_s=patience_s, polls=2)))
+    patience = Patience(serving_s=patience_s, polls=2)
+    sys.exit(run(os.environ, WORKER, copy_manifests, patience, this_machine))

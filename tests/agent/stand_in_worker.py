@@ -38,6 +38,7 @@ class StandIn:
         methods = {"status": self.status, "apply": self.apply, "drain": self.drain, "stop": self.stop}
         methods["requests"] = self.requests
         methods["benched"] = self.benched
+        methods |= {"seen": self.seen, "trial": self.trial}
         control = await admin.serve(
             self.state / "control.sock", methods, on_bug=lambda error: sys.stderr.write(f"{error!r}\n")
         )
@@ -117,6 +118,22 @@ class StandIn:
         if params["model"] != "digits":
             raise OrchError(Kind.NOT_FOUND, f"no model {params['model']!r}")
         return {"ok": params["capacity_per_s"] == 72.0}
+
+    async def seen(self, _params: admin.Json, _progress: admin.Progress) -> Any:
+        return {"m": {"seconds": 10.0, "arrivals": 550, "answered": 550, "in_slo": 550}}
+
+    async def trial(self, params: admin.Json, progress: admin.Progress) -> Any:
+        """Judge as the plan says; what the worker before has seen must have come along."""
+        wanted = behaviour(self.plan)
+        if params["before"] is None:
+            unfit = {"model": "m", "good": False, "text": "one inference alone takes too long"}
+            return {"unfit": [unfit] if "UNFIT" in wanted else []}
+        await progress({"model": "m", "phase": "trying", "message": f"{params['before']['m']['arrivals']} before"})
+        while "TRIED" in wanted and not (self.state.parent / "go-on").exists():
+            await asyncio.sleep(0.01)  # until the test lets it go on
+        if "MISSES" in wanted:
+            raise OrchError(Kind.FAILED, "p99 61 ms over the SLO of 40 ms", where="m")
+        return {"ok": True}
 
     async def stop(self, _params: admin.Json, _progress: admin.Progress) -> Any:
         self.stopping.set()
