@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.agent import process, state_file
-from orchestrator.agent.backup import DATABASE, FOLDERS, FORMAT, INDEX, PIECE_BYTES, Entry, Index, Reference
+from orchestrator.agent.backup import DATABASE, FOLDERS, FORMAT, INDEX, PIECE_BYTES, Entry, Index
 from orchestrator.agent.paths import Layout
 from orchestrator.errors import Kind, OrchError
 
@@ -154,13 +156,19 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) ->
 def _read_index(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Index:
     content = archive.extractfile(member)
     assert content is not None, "a regular file has content"
-    data: dict[str, Any] = json.loads(content.read())
-    if data.get("format") != FORMAT:
+    data = json.loads(content.read())
+    if isinstance(data, dict) and data.get("format") != FORMAT:
         raise OrchError(Kind.CONFLICT, f"a newer orch made this backup: format {data.get('format')!r}, not {FORMAT}")
-    data["files"] = tuple(Entry(**entry) for entry in data["files"])
-    data["references"] = tuple(Reference(**entry) for entry in data["references"])
-    data["deployments"] = tuple(data["deployments"])
-    return Index(**data)
+    try:
+        index = TypeAdapter(Index).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise OrchError(Kind.INVALID, f"its {INDEX} is none: {place}: {first['msg']}") from None
+    told = (index.orch, index.created, index.host, *(each.path for each in index.references))
+    if not all(text.isprintable() for text in told):  # they are shown on a terminal
+        raise OrchError(Kind.INVALID, f"its {INDEX} holds what no terminal should be shown")
+    return index
 
 
 def _check(index: Index | None, found: Mapping[str, Entry], folder: Path, source: Path) -> None:

@@ -147,15 +147,14 @@ def test_every_line_is_one_that_systemd_knows(install: Install, tmp_path: Path) 
         assert (ran.returncode, ran.stderr) == (0, "")
 
 
-KNOWN = frozenset(
-    """Description Wants After StartLimitIntervalSec StartLimitBurst WantedBy
+KNOWN_TEXT = """Description Wants After StartLimitIntervalSec StartLimitBurst WantedBy
     Type ExecStart Environment EnvironmentFile User Group SupplementaryGroups StateDirectory StateDirectoryMode Restart
     RestartSec WatchdogSec TimeoutStopSec KillMode OOMPolicy LimitNOFILE UMask SyslogIdentifier NoNewPrivileges
     CapabilityBoundingSet ProtectSystem ProtectHome ReadWritePaths PrivateTmp DevicePolicy DeviceAllow
     ProtectKernelTunables ProtectKernelModules ProtectKernelLogs ProtectControlGroups ProtectClock ProtectHostname
     ProtectProc RestrictNamespaces RestrictRealtime RestrictSUIDSGID RemoveIPC LockPersonality RestrictAddressFamilies
-    SystemCallArchitectures SystemCallFilter SystemCallErrorNumber""".split()
-)
+    SystemCallArchitectures SystemCallFilter SystemCallErrorNumber"""
+KNOWN = frozenset(KNOWN_TEXT.split())
 
 
 def test_the_environment_of_others_says_nothing_for_the_agent() -> None:
