@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from orchestrator.agent.source_state import SourceRecord
+from orchestrator.agent.source_store import SourceStore
 from orchestrator.agent.status import Json
 from orchestrator.errors import Kind, OrchError
 
@@ -40,7 +42,7 @@ async def report(api: Api) -> AgentReport:
         version=api.version,
         started_epoch_s=api.started,
         deployments=tuple(_deployment(api, item) for item in items),
-        sources=tuple(map(_source, _sources(api))),
+        sources=tuple(map(_source, SourceStore(api.store).all())),
     )
 
 
@@ -56,7 +58,7 @@ def _deployment(api: Api, item: Json) -> DeploymentReport:
         sync=item["sync"],
         worker_state=api.supervisor.unit(name).state.name.lower(),
         restarts=item["worker"]["restarts"],
-        source=revision.get("name") or "",
+        source=revision.get("from") or "",
         commit=revision.get("commit") or "",
         applied_revision=revision["number"],
         attempted_revision=None if last is None else last.number,
@@ -65,15 +67,24 @@ def _deployment(api: Api, item: Json) -> DeploymentReport:
     )
 
 
-def _sources(api: Api) -> Sequence[Json]:
-    del api
-    return ()
-
-
-def _source(told: Json) -> SourceReport:
+def _source(record: SourceRecord) -> SourceReport:
     from orchestrator.telemetry.agent_page import SourceReport  # see above
 
-    return SourceReport(**told)
+    state = record.state
+    attempted, applied = state.attempted, state.applied
+    ready = attempted is not None and applied is not None and attempted.result == "applied"
+    return SourceReport(
+        name=record.name,
+        interval_s=record.plan.interval_s,
+        suspended=record.plan.suspend,
+        ready=ready,
+        held=len(state.held),
+        silent_since_epoch_s=None if state.trouble is None else state.trouble.since,
+        attempted_epoch_s=None if attempted is None else attempted.began,
+        applied_epoch_s=None if applied is None else applied.began,
+        attempted="" if attempted is None else attempted.commit,
+        applied="" if applied is None else applied.commit,
+    )
 
 
 async def serve(address: str, told: Page) -> asyncio.Server:

@@ -41,16 +41,16 @@ class SourceReport:
     name: str
     interval_s: float
     suspended: bool
-    failures: int
-    """Looks in a row that went wrong; 0 after one that went well."""
     ready: bool
-    """Whether what was last seen there is what runs."""
-    checked_epoch_s: float | None = None
-    """When the remote last answered."""
+    """Whether the commit that was last seen there is what runs."""
+    held: int = 0
+    """Deployments that were rolled back by hand, and are left alone until it is resumed."""
+    silent_since_epoch_s: float | None = None
+    """Since when the remote cannot be asked; None while it answers."""
     attempted_epoch_s: float | None = None
     """When a commit was last begun to be applied."""
     applied_epoch_s: float | None = None
-    """When a commit was last applied in full."""
+    """When the commit that runs was begun to be applied."""
     attempted: str = ""
     """The commit last begun."""
     applied: str = ""
@@ -136,7 +136,7 @@ AGENT_METRICS: tuple[Line[AgentReport], ...] = (
         lambda agent: {(each.name, each.source, each.commit): 1 for each in agent.deployments},
     ),
     Line(
-        *("orch_source_ready", "gauge", "1 while what was last seen in the source is what runs."),
+        *("orch_source_ready", "gauge", "1 while the commit last seen in the source is what runs."),
         ("source",),
         _sources(lambda each: float(each.ready)),
     ),
@@ -146,9 +146,9 @@ AGENT_METRICS: tuple[Line[AgentReport], ...] = (
         _sources(lambda each: float(each.suspended)),
     ),
     Line(
-        *("orch_source_consecutive_failures", "gauge", "Looks at the source in a row that went wrong."),
+        *("orch_source_held_deployments", "gauge", "Deployments that were rolled back by hand, and are left alone."),
         ("source",),
-        _sources(lambda each: each.failures),
+        _sources(lambda each: each.held),
     ),
     Line(
         *("orch_source_interval_seconds", "gauge", "Time between two looks at the source."),
@@ -156,9 +156,13 @@ AGENT_METRICS: tuple[Line[AgentReport], ...] = (
         _sources(lambda each: each.interval_s),
     ),
     Line(
-        *("orch_source_checked_timestamp_seconds", "gauge", "When the source last answered; absent before it did."),
+        *(
+            "orch_source_silent_since_timestamp_seconds",
+            "gauge",
+            "Since when it cannot be asked; absent while it answers.",
+        ),
         ("source",),
-        _sources(lambda each: each.checked_epoch_s),
+        _sources(lambda each: each.silent_since_epoch_s),
     ),
     Line(
         *("orch_source_attempted_timestamp_seconds", "gauge", "When a commit of it was last begun to be applied."),
@@ -166,7 +170,7 @@ AGENT_METRICS: tuple[Line[AgentReport], ...] = (
         _sources(lambda each: each.attempted_epoch_s),
     ),
     Line(
-        *("orch_source_applied_timestamp_seconds", "gauge", "When a commit of it was last applied in full."),
+        *("orch_source_applied_timestamp_seconds", "gauge", "When the commit of it that runs was begun."),
         ("source",),
         _sources(lambda each: each.applied_epoch_s),
     ),

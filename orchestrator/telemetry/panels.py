@@ -260,13 +260,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
-                *("Sources: since the last answer", "s"),
-                (Query("time() - orch_source_checked_timestamp_seconds", "{{source}}"),),
+                *("Sources: silent for", "s"),
+                (Query("time() - orch_source_silent_since_timestamp_seconds", "{{source}}"),),
             ),
             Panel(
-                *("Sources: failures in a row", "short"),
+                *("Sources: not applied, held", "short"),
                 (
-                    Query("orch_source_consecutive_failures", "{{source}}"),
+                    Query("orch_source_held_deployments", "{{source}} held"),
                     Query("1 - orch_source_ready", "{{source}} not applied"),
                 ),
             ),

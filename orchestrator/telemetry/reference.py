@@ -71,8 +71,7 @@ on loopback only; `orch agent metrics` prints the same, for the textfile collect
 
 _END = """
 `health` is one of {health}; `sync` one of {sync}; `state` one of {worker_states}.
-A source that never answered has no `orch_source_checked_timestamp_seconds`. The `process_*` metrics describe the
-agent's process.
+The `process_*` metrics describe the agent's process.
 """
 
 

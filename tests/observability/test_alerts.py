@@ -75,16 +75,23 @@ def headroom(left: str) -> dict[str, str]:
     }
 
 
-def source(checked: str, suspended: str = "0x60") -> dict[str, str]:
+def source(since: str) -> dict[str, str]:
     return {
-        f"orch_source_checked_timestamp_seconds{{{SOURCE}}}": checked,
+        f"orch_source_silent_since_timestamp_seconds{{{SOURCE}}}": since,
         f"orch_source_interval_seconds{{{SOURCE}}}": "30x60",
-        f"orch_source_suspended{{{SOURCE}}}": suspended,
+        f"orch_source_suspended{{{SOURCE}}}": "0x60",
     }
 
 
 def applied(ready: str, suspended: str) -> dict[str, str]:
     return {f"orch_source_ready{{{SOURCE}}}": ready, f"orch_source_suspended{{{SOURCE}}}": suspended}
+
+
+def held(deployments: str, suspended: str) -> dict[str, str]:
+    return {
+        f"orch_source_held_deployments{{{SOURCE}}}": deployments,
+        f"orch_source_suspended{{{SOURCE}}}": suspended,
+    }
 
 
 def suspended(values: str) -> dict[str, str]:
@@ -126,6 +133,7 @@ CASES = {
     "OrchRevisionFailed": one("orch_deployment_revision_failed", UNIT, "1x10", "0x10", "5m"),
     "OrchSourceStalled": Case("20m", source("0x60"), source("0+60x60")),
     "OrchSourceNotApplied": Case("20m", applied("0x30", "0x30"), applied("0x30", "1x30")),
+    "OrchSourceHeld": Case("26h", held("1x60", "0x60"), held("1x60", "1x60"), "30m"),
     "OrchSourceSuspended": Case("26h", suspended("1x60"), suspended("1x40 0x20"), "30m"),
 }
 

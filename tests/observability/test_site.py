@@ -169,7 +169,7 @@ def test_a_real_prometheus_evaluates_every_rule_and_answers_every_query_of_the_d
         "Error answers by kind",
         "Saturation by term",
     } | {
-        *("Inferences against the plan", "Sources: since the last answer", "Sources: failures in a row"),
+        *("Inferences against the plan", "Sources: silent for", "Sources: not applied, held"),
     }
 
 

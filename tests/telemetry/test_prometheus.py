@@ -190,7 +190,7 @@ AGENT = AgentReport(
     "0.1.0",
     1_795_336_200.0,
     (DeploymentReport("shop", "Degraded", "Synced", "crash_loop", 4, "site", "3f9c1e", 6, 7, 1.7e9, True),),
-    (SourceReport("site", 30.0, False, 2, False, 1.7e9, 1.7e9, None, "3f9c1e", ""),),
+    (SourceReport("site", 30.0, False, False, 2, 1.7e9, 1.7e9, None, "3f9c1e", ""),),
 )
 
 
@@ -204,7 +204,7 @@ def test_the_agents_page_is_valid_and_says_what_workers_cannot() -> None:
     assert registry.get_sample_value("orch_deployment_revision_failed", {"deployment": "shop"}) == 1
     origin = {"deployment": "shop", "source": "site", "commit": "3f9c1e"}
     assert registry.get_sample_value("orch_deployment_info", origin) == 1
-    assert registry.get_sample_value("orch_source_consecutive_failures", {"source": "site"}) == 2
+    assert registry.get_sample_value("orch_source_held_deployments", {"source": "site"}) == 2
     assert registry.get_sample_value("orch_source_applied_timestamp_seconds", {"source": "site"}) is None
 
 
