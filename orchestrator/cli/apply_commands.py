@@ -19,7 +19,7 @@ from orchestrator.serving import admin
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.manifest.load import Manifests
+    from orchestrator.manifest.load import Document, Manifests, SourceDocument
 
 GRACE_S = 30.0  # beyond the time the agent is given, for its own answer
 DELETE_S = 120.0  # workers finish what is in flight before they end
@@ -50,6 +50,9 @@ def apply(
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse what the lock beside the manifest does not hold; measure nothing.")
     ] = False,
+    no_trial: Annotated[
+        bool, typer.Option("--no-trial", help="Do not try under load whether the SLO holds before a change stays.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change and change nothing.")] = False,
     output: Annotated[Text, typer.Option("-o", "--output", help="How the answer is written.")] = Text.TEXT,
 ) -> None:
@@ -66,7 +69,8 @@ def apply(
     deleted    no longer in the manifest, or pruned
     unchanged  nothing was touched
 
-    When something fails, what ran before goes on serving.
+    A change stays once each changed model has compiled, has answered, and has held its SLO for some seconds under the
+    load that there is, or was no worse than before. When something fails, what ran before goes on serving.
 
     \b
     Exit codes: 0 all serve as planned; 1 something failed or was refused.
@@ -82,17 +86,25 @@ def apply(
     if dry_run:
         from orchestrator.cli.plan_commands import show_changes  # plans are made only here
 
-        show_changes(manifests, files, locked=locked, output=output)
+        if manifests.documents:
+            show_changes(manifests, files, locked=locked, output=output)
+        if manifests.sources:
+            render.talk("".join(f"dry run: {_source_line(each)}" for each in _put_sources(manifests, dry=True)))
         return
     params = {"documents": _documents(manifests), "prune": prune, "timeout_s": timeout_s, "plan": plan}
-    params |= {"locked": True} if locked else {}
+    params |= ({"locked": True} if locked else {}) | ({"trial": False} if no_trial else {})
     applying = Applying()
     try:
-        result = _applied(params, timeout_s + GRACE_S, applying)
+        nothing: dict[str, Any] = {"deployments": [], "pruned": []}
+        result = _applied(params, timeout_s + GRACE_S, applying) if manifests.documents else nothing
     except OrchError as error:
         if output is Text.TEXT:
             render.out("".join(applying.done_lines(error)))
         raise
+    if manifests.sources:
+        result["sources"] = _put_sources(manifests, dry=False)
+    for warning in applying.warnings:
+        render.talk(warning)
     render.emit(result, output, lambda: "".join(_result_lines(result)))
 
 
@@ -102,6 +114,7 @@ class Applying:
 
     changes: list[Mapping[str, Any]] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
 
     def told(self, message: Mapping[str, Any]) -> None:
         """Take one progress message."""
@@ -109,6 +122,8 @@ class Applying:
             self.changes.append(message["change"])
         elif message["phase"] == "failed":
             self.failed.add(message["deployment"])
+        elif message["phase"] == "warning":
+            self.warnings.append(f"warning: {message['deployment']}/{message['model']}: {message['message']}")
 
     def done_lines(self, error: OrchError) -> Iterable[str]:
         """Yield a line for each change of the deployments that did not fail; none where their end is not known."""
@@ -119,14 +134,23 @@ class Applying:
 
 
 def _documents(manifests: Manifests) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": "-" if document.path is None else str(document.path),
-            "base": str(document.base),
-            "text": document.source,
-        }
-        for document in manifests.documents
-    ]
+    return [_text(document) for document in manifests.documents]
+
+
+def _text(document: Document | SourceDocument) -> dict[str, Any]:
+    name = "-" if document.path is None else str(document.path)
+    return {"name": name, "base": str(document.base), "text": document.source}
+
+
+def _put_sources(manifests: Manifests, *, dry: bool) -> list[dict[str, Any]]:
+    """Have the agent follow the sources in the manifests, or tell what that would change."""
+    control.agent(start=True)
+    params = {"documents": [_text(document) for document in manifests.sources], "dry": dry}
+    return list(control.ask("source_put", params)["sources"])
+
+
+def _source_line(done: Mapping[str, Any]) -> str:
+    return f"source {done['name']} {DONE_WORDS.get(done['action'], done['action'])}\n"
 
 
 def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) -> Any:
@@ -141,7 +165,7 @@ def _applied(params: Mapping[str, Any], silence_s: float, applying: Applying) ->
                 if kind == "result":
                     return value
                 applying.told(value)
-                if "phase" in value:
+                if value.get("phase", "warning") != "warning":
                     show(value)
     except KeyboardInterrupt:
         render.talk("the agent goes on with it; orch status shows how far it is")
@@ -166,6 +190,7 @@ def _result_lines(result: Mapping[str, Any]) -> Iterable[str]:
             yield change_line(deployment["name"], change) + "\n"
     for name in result.get("pruned") or ():
         yield f"{name} deleted (no file names it)\n"
+    yield from map(_source_line, result.get("sources") or ())
 
 
 def change_line(deployment: str, change: Mapping[str, Any]) -> str:

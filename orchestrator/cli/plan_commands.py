@@ -184,6 +184,10 @@ def diff(
         str | None,
         typer.Option(metavar="REVISION", help="Compare with this Git revision or folder, and not with what runs."),
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="N[..M]", help="Compare what runs with a revision of the deployment named, or two."),
+    ] = None,
     output: Annotated[DiffOutput, typer.Option("-o", "--output", help="How it is written.")] = DiffOutput.TEXT,
 ) -> None:
     """Show only what applying the files would change.
@@ -197,6 +201,9 @@ def diff(
     every machine that the locks know; it asks neither an agent nor a device. With
     -o markdown that is the comment for a pull request.
 
+    --revision 3 NAME shows what orch rollback NAME --to 3 would change, --revision 3..5
+    what led from one to the other.
+
     \b
     Exit codes: 0 nothing differs; 1 something does; 2 or 3 trouble.
 
@@ -204,11 +211,12 @@ def diff(
     Example: orch diff deployments/ --base main -o markdown
     """
     with trouble_exits(USAGE):
-        differs = (
-            _differs_from_base(files, base, inventory, output)
-            if base is not None
-            else _differs(files, inventory, output)
-        )
+        if revision is not None:
+            differs = _differs_between(files, revision, output, alone=base is None and inventory is None)
+        elif base is not None:
+            differs = _differs_from_base(files, base, inventory, output)
+        else:
+            differs = _differs(files, inventory, output)
     if differs:
         raise typer.Exit(1)
 
@@ -231,6 +239,15 @@ def _differs_from_base(files: list[str], base: str, inventory: str | None, outpu
     else:
         render.emit(comparing.as_json(found), Text(output.value), lambda: comparing.as_text(found))
     return bool(found.differences)
+
+
+def _differs_between(names: list[str], revision: str, output: DiffOutput, *, alone: bool) -> bool:
+    """Write what differs between revisions; tell whether anything does."""
+    from orchestrator.cli import revisions  # nothing else compares them
+
+    if not alone or output is DiffOutput.MARKDOWN:
+        raise typer.BadParameter("--revision compares what was applied: without --base, --inventory and markdown")
+    return revisions.differs(names, revision, Text(output.value))
 
 
 def show_changes(manifests: Manifests, files: Sequence[str], *, locked: bool, output: Text) -> None:
