@@ -283,6 +283,18 @@ def _nothing(_: Any) -> None:
     """Stand in for the callback of a closed model."""
 
 
+_known = threading.local()
+
+
+def _stay_known() -> None:
+    """Keep the engine's thread known to Python after its callback.
+
+    Else Python makes what it needs for a thread before each callback and gives it back after it, with a mapping of
+    memory whose end interrupts every core that runs the process.
+    """
+    _known.since = ctypes.pythonapi.PyGILState_Ensure()  # never released: the callback's own release is not the last
+
+
 class _Hook:
     """What the engine alone holds, so that it can be seen when the engine lets go."""
 
@@ -292,6 +304,8 @@ class _Hook:
         self._guard = guard
 
     def __call__(self, data: Any) -> None:
+        if not hasattr(_known, "since"):
+            _stay_known()
         self._guard(data)
 
 

@@ -376,6 +376,26 @@ def test_a_closed_model_lets_go_of_the_callbacks(backend: OpenVinoBackend, tiny:
     assert gone() is None
 
 
+def test_a_callback_thread_is_the_same_one_to_python_from_inference_to_inference(
+    backend: OpenVinoBackend, tiny: Path
+) -> None:
+    local, ended = threading.local(), threading.Semaphore(0)
+    seen: list[int] = []
+
+    def count() -> None:
+        local.calls = getattr(local, "calls", 0) + 1
+        seen.append(local.calls)
+        ended.release()
+
+    model = backend.compile(CompileRequest(str(tiny), "CPU"))
+    request = model.create_request(count)
+    for _ in range(20):
+        request.start([np.ones((1, 16), np.float32)])
+        assert ended.acquire(timeout=WAIT_S)
+    model.close()
+    assert max(seen) > 1, "what belongs to a thread was given back with each callback"
+
+
 def test_a_callback_that_raised_does_not_hold_up_the_close(backend: OpenVinoBackend, tiny: Path) -> None:
     entered = threading.Event()
 
