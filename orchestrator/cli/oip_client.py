@@ -16,6 +16,10 @@ from orchestrator.profiling import trust
 HEADER_LENGTH = "Inference-Header-Content-Length"
 ANSWER_MAX_BYTES = 2**31
 REFUSED = {401: Kind.UNAUTHORIZED, 503: Kind.OVERLOADED}
+CLOSED = {
+    "http": "does it want https://? Or the worker was stopped: orch status tells",
+    "https": "does it ask for a certificate (--cert FILE --key FILE)? Or the worker was stopped: orch status tells",
+}
 HINTS = {Kind.UNAUTHORIZED: "name the file that holds it: --token-file FILE"}
 
 
@@ -63,10 +67,7 @@ class Client:
             raise OrchError(Kind.DEADLINE, what, where=self._url.geturl()) from None
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
-                what, hint = (
-                    "the connection was closed without an answer",
-                    "does it want https, or a client certificate?",
-                )
+                what, hint = "the connection was closed without an answer", CLOSED[self._url.scheme]
             else:  # its bytes are not for terminals
                 what, hint = "does not speak HTTP/1.1", "is it the gRPC port? The HTTP one is wanted"
             raise OrchError(Kind.UNAVAILABLE, what, where=self._url.geturl(), hint=hint) from None

@@ -161,5 +161,6 @@ def _require_clients(context: ssl.SSLContext, path: Path) -> None:
 
 
 def _reason(error: OSError) -> str:
-    reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
-    return str(reason).replace("_", " ").lower()
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not readable as PEM").replace("_", " ").lower()
+    return error.strerror or type(error).__name__

@@ -33,8 +33,7 @@ def context(trust: Trust) -> ssl.SSLContext:
         try:
             made.load_cert_chain(trust.certificate, trust.key, password=lambda: "")
         except ssl.SSLError as error:
-            reason = (error.reason or "").replace("_", " ").lower() or str(error)
-            what = f"the client's certificate cannot be used: {reason}"
+            what = f"the client's certificate cannot be used: {_reason(error) or 'it or its key is no PEM text'}"
             hint = "give the certificate and its own key, in PEM form and without a pass phrase"
             raise OrchError(Kind.INVALID, what, where=trust.certificate, hint=hint) from None
     return made
@@ -77,9 +76,13 @@ def refusal(error: ssl.SSLError) -> tuple[str, str]:
         return f"the server's certificate is not trusted: {error.verify_message}", hint
     if error.reason in _NOT_TLS:
         return "does not speak TLS", "write http:// instead of https://"
-    reason = (error.reason or "").replace("_", " ").lower() or str(error)
+    reason = _reason(error) or "it broke off"
     hint = "servers that know their clients by certificates want one: --cert FILE --key FILE, client_certificate=..."
     return f"the TLS connection failed: {reason}", hint
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or "").replace("_", " ").lower()
 
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})

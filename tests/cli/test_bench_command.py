@@ -92,13 +92,19 @@ def test_a_deployment_for_grpc_only_is_refused_by_name_of_the_command(home: Path
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
-    [("http://127.0.0.1:9", "cannot be reached"), ("https://127.0.0.1:9", "orch bench speaks plain HTTP")],
+    ("options", "words"),
+    [
+        (["--url", "http://127.0.0.1:9"], "error: http://127.0.0.1:9: cannot be reached"),
+        (["--url", "https://127.0.0.1:9"], "error: https://127.0.0.1:9: cannot be reached"),
+        (["--url", "http://127.0.0.1:9", "--ca", "ca.crt"], "certificates are for https only"),
+        (["--url", "https://127.0.0.1:9", "--ca", "gone.crt"], "error: gone.crt: cannot be read: No such file"),
+        (["--url", "https://127.0.0.1:9", "--cert", __file__], f"error: {__file__}: is no PEM file"),
+    ],
 )
-def test_an_address_that_cannot_be_loaded_is_an_error_at_once(home: Path, url: str, words: str) -> None:
-    ran = orch(home, "bench", "model", "--url", url)
+def test_an_address_that_cannot_be_loaded_is_an_error_at_once(home: Path, options: list[str], words: str) -> None:
+    ran = orch(home, "bench", "model", *options)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert f"error: {url}: {words}" in ran.stderr
+    assert words in ran.stderr
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_load(home: Path) -> None:
