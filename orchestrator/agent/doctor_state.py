@@ -107,7 +107,12 @@ def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterat
     match agent.state:
         case AgentState.SILENT:
             what = f"the agent (process {agent.pid or 'unknown'}) does not answer; deployments go on serving"
-            yield Check("agent", Level.FAIL, what, f"kill -9 {agent.pid}; orch agent start" if agent.pid else None)
+            yield Check(
+                "agent",
+                Level.FAIL,
+                what,
+                f"kill -9 {agent.pid}; orch agent start" if agent.pid else "orch agent status",
+            )
         case AgentState.KILLED:
             what = f"the agent ended without being asked to; {recorded}"
             yield Check("agent", Level.FAIL, what, "orch agent start")

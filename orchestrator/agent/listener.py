@@ -73,10 +73,11 @@ def holder(port: int) -> Holder | None:
     inodes = {inode for table in ("tcp", "tcp6") for inode in _listening(Path("/proc/net") / table, port)}
     if not inodes:
         return None
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _holds(Path(entry.path), inodes):
-            with suppress(OSError):  # it ended meanwhile
-                return Holder(int(entry.name), Path(entry.path, "comm").read_text().strip())
+    with os.scandir("/proc") as processes:
+        for entry in processes:
+            if entry.name.isdigit() and _holds(Path(entry.path), inodes):
+                with suppress(OSError):  # it ended meanwhile
+                    return Holder(int(entry.name), Path(entry.path, "comm").read_text().strip())
     return Holder()
 
 
@@ -91,8 +92,8 @@ def _listening(table: Path, port: int) -> list[str]:
 
 
 def _holds(process: Path, inodes: set[str]) -> bool:
-    with suppress(OSError):  # it ended, or belongs to somebody else
-        for descriptor in os.scandir(process / "fd"):
+    with suppress(OSError), os.scandir(process / "fd") as descriptors:  # it ended, or belongs to somebody else
+        for descriptor in descriptors:
             with suppress(OSError):
                 if str(Path(descriptor.path).readlink()) in inodes:
                     return True

@@ -81,9 +81,13 @@ _BASH = """
 _orch_names() { @ASK@ "$1" 2>/dev/null; }
 
 _orch() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} path="" place i
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} path="" seen="" place i
     for ((i = 1; i < COMP_CWORD; i++)); do
-        _orch_known "$path ${COMP_WORDS[i]}" && path="$path ${COMP_WORDS[i]}"
+        if _orch_known "$path ${COMP_WORDS[i]}"; then
+            path="$path ${COMP_WORDS[i]}"
+        elif [[ ${COMP_WORDS[i]} != -* && -z $(_orch_value "$path" "${COMP_WORDS[i-1]}") ]]; then
+            seen=yes
+        fi
     done
     COMPREPLY=()
     place=$(_orch_value "$path" "$prev")
@@ -92,6 +96,7 @@ _orch() {
             place="words $(_orch_options "$path")"
         else
             place=$(_orch_argument "$path")
+            [[ $place == words* && -n $seen ]] && place=nothing
         fi
     fi
     case $place in
@@ -110,9 +115,13 @@ _ZSH = """
 _orch_names() { @ASK@ "$1" 2>/dev/null; }
 
 _orch() {
-    local cur=${words[CURRENT]} prev=${words[CURRENT-1]} known="" place i
+    local cur=${words[CURRENT]} prev=${words[CURRENT-1]} known="" seen="" place i
     for ((i = 2; i < CURRENT; i++)); do
-        _orch_known "$known ${words[i]}" && known="$known ${words[i]}"
+        if _orch_known "$known ${words[i]}"; then
+            known="$known ${words[i]}"
+        elif [[ ${words[i]} != -* && -z $(_orch_value "$known" "${words[i-1]}") ]]; then
+            seen=yes
+        fi
     done
     place=$(_orch_value "$known" "$prev")
     if [[ -z $place ]]; then
@@ -120,6 +129,7 @@ _orch() {
             place="words $(_orch_options "$known")"
         else
             place=$(_orch_argument "$known")
+            [[ $place == words* && -n $seen ]] && place=nothing
         fi
     fi
     case $place in
