@@ -34,8 +34,22 @@ class Read:
     """What a commit wants."""
 
     wanted: tuple[Wanted, ...] = ()
-    places: Mapping[str, str] = field(default_factory=dict)
-    """FILE:LINE:COLUMN of each deployment, of each DEPLOYMENT/MODEL, and of each file that is kept for a model."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """FILE:LINE:COLUMN of each file that is kept for a model, since errors of the engine name that file."""
+
+    def place(self, where: str) -> str | None:
+        """Return FILE:LINE:COLUMN of what an error names: DEPLOYMENT[/MODEL][: FIELD], an address, or a kept file."""
+        if where in self.kept:
+            return self.kept[where]
+        subject, _, path = where.partition(": ")
+        name, _, model = subject.partition("/")
+        for document in (one.document for one in self.wanted):
+            if document.deployment.metadata.name == name:
+                return str(document.where(*_loc(document, model, path)))
+            endpoint = document.deployment.spec.endpoint
+            if where in {endpoint.http, endpoint.grpc}:
+                return str(document.where("spec", "endpoint", "http" if where == endpoint.http else "grpc"))
+        return None
 
 
 def read_commit(name: str, plan: SourcePlan, checkout: Checkout, bring: Bring, kept: Path) -> Read:
@@ -49,13 +63,12 @@ def read_commit(name: str, plan: SourcePlan, checkout: Checkout, bring: Bring, k
     if problems:
         raise OrchError(Kind.INVALID, problems)
     wanted: list[Wanted] = []
-    places: dict[str, str] = {}
+    kept_places: dict[str, str] = {}
     for document in manifests.documents:
-        places |= _places(document)
         addressed = content.address(document, checkout.root, kept, _beside(document))
-        places |= _kept_places(document, addressed)
+        kept_places |= _kept_places(document, addressed)
         wanted.append(Wanted(addressed, _origin(name, document, checkout)))
-    return Read(tuple(wanted), places)
+    return Read(tuple(wanted), kept_places)
 
 
 def _manifests(plan: SourcePlan, checkout: Checkout) -> Manifests:
@@ -156,15 +169,15 @@ def _origin(name: str, document: Document, checkout: Checkout) -> Origin:
     return Origin(document.source, path, str(document.base), labels, name, commit.id, commit.author or None)
 
 
-def _places(document: Document) -> dict[str, str]:
-    name = document.deployment.metadata.name
-    models = document.deployment.spec.models
-    found = {f"{name}/{model.name}": str(document.where("spec", "models", i)) for i, model in enumerate(models)}
-    return {name: str(document.where("metadata", "name")), **found}
+def _loc(document: Document, model: str, path: str) -> tuple[str | int, ...]:
+    names = [each.name for each in document.deployment.spec.models]
+    fields = path.split(".") if path else []
+    if model in names:
+        return ("spec", "models", names.index(model), *fields)
+    return ("spec", *fields) if fields else ("metadata", "name")
 
 
 def _kept_places(document: Document, addressed: Document) -> dict[str, str]:
-    """Return the place in the manifest of each file that is kept, since errors of the engine name that file."""
     before, after = document.deployment.spec.models, addressed.deployment.spec.models
     return {
         new.source: str(document.where("spec", "models", index, "source"))
@@ -173,30 +186,21 @@ def _kept_places(document: Document, addressed: Document) -> dict[str, str]:
     }
 
 
-def faults(error: OrchError, checkout: Checkout, places: Mapping[str, str], authored: Authored) -> tuple[Fault, ...]:
+def faults(error: OrchError, checkout: Checkout, read: Read, authored: Authored) -> tuple[Fault, ...]:
     """Return what is wrong with a commit, each with its place in the repository and who touched that line last."""
-    return tuple(_fault(problem, checkout, places, authored) for problem in error.problems[:FAULTS_MAX])
+    return tuple(_fault(problem, checkout, read, authored) for problem in error.problems[:FAULTS_MAX])
 
 
-def _fault(problem: Problem, checkout: Checkout, places: Mapping[str, str], authored: Authored) -> Fault:
+def _fault(problem: Problem, checkout: Checkout, read: Read, authored: Authored) -> Fault:
+    place = None if problem.where is None else read.place(problem.where)
     problem = _relative(problem, checkout)
-    where = _place(problem.where, places)
-    what = problem.what if where == problem.where or problem.where is None else f"{problem.where}: {problem.what}"
-    commit = checkout.commit
-    found = position(where)
+    where = place or problem.where
+    what = problem.what if place is None else f"{problem.where}: {problem.what}"
+    commit, found = checkout.commit, position(where)
     if found is not None:
-        try:
+        with suppress(OrchError, OSError):  # else it is the commit itself
             commit = authored(checkout, checkout.root / found[0], found[1])
-        except (OrchError, OSError):  # the commit itself is named then
-            commit = checkout.commit
     return Fault(what=what, where=where, hint=problem.hint, commit=commit.id, author=commit.author or None)
-
-
-def _place(where: str | None, places: Mapping[str, str]) -> str | None:
-    """Return where in the repository an object is, the nearest one that is known around it."""
-    if where is None or where in places:
-        return where if where is None else places[where]
-    return places.get(where.partition("/")[0], where)
 
 
 def position(where: str | None) -> tuple[str, int] | None:

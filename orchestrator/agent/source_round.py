@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +162,7 @@ class Round:
         try:
             read = await self._read(checkout, asked)
         except OrchError as error:
-            return await self._failed_at(checkout, error, {})
+            return await self._failed_at(checkout, error, Read())
         return await self._bring_about(checkout, read, asked)
 
     def _begin(self, commit: Commit) -> None:
@@ -197,7 +197,7 @@ class Round:
             if self._site.stopping.is_set():
                 raise
             await self._put_back()
-            return await self._failed_at(checkout, error, read.places)
+            return await self._failed_at(checkout, error, read)
         pruned = await self._prune(gone)
         return await self._succeeded(checkout, read, result, pruned)
 
@@ -257,8 +257,8 @@ class Round:
         await self._tidy()
         return Outcome(text)
 
-    async def _failed_at(self, checkout: Checkout, error: OrchError, places: Mapping[str, str]) -> Outcome:
-        found = await self._off(lambda: faults(error, checkout, places, self._place.authored))
+    async def _failed_at(self, checkout: Checkout, error: OrchError, read: Read) -> Outcome:
+        found = await self._off(lambda: faults(error, checkout, read, self._place.authored))
         return self._failed(checkout.commit, error, found)
 
     def _failed(self, commit: Commit, error: OrchError, found: tuple[Fault, ...]) -> Outcome:

@@ -49,7 +49,8 @@ def _lasts(measured: str) -> bool:
 def _plan(document: Document, running: Mapping[str, DeploymentPlan]) -> DeploymentPlan | OrchError:
     spec = document.deployment.spec
     if any("UNPLANNABLE" in model.properties for model in spec.models):
-        return OrchError(Kind.UNSUPPORTED, "no device for this")
+        where = f"{document.deployment.metadata.name}/{spec.models[0].name}: properties.UNPLANNABLE"
+        return OrchError(Kind.UNSUPPORTED, "no device for this", where=where)
     return DeploymentPlan(
         name=document.deployment.metadata.name,
         endpoint=EndpointPlan(http=spec.endpoint.http, grpc=spec.endpoint.grpc),

@@ -113,7 +113,7 @@ def test_a_commit_of_which_one_deployment_fails_is_taken_back_as_a_whole(site: S
     site.people.push({**files, "site/aa.yaml": manifest("aa")}, "Half good")
     error = site.fails()
     assert error.problems[0].where == "site/b.yaml:4:18"
-    assert "the engine refuses" in error.problems[0].what
+    assert "b: the engine refuses" in error.problems[0].what
     assert site.names() == ["a", "b"]
     for name, pid in pids.items():
         item = site.agent.item(name)
@@ -135,6 +135,13 @@ def test_a_commit_that_failed_is_not_tried_again_until_something_changed(site: S
     site.wake()
     eventually(lambda: site.item()["health"] == "Healthy", "another commit is tried")
     assert site.reasons().count("Failed") == tries + 1
+
+
+def test_what_the_planner_refuses_is_told_with_its_line(site: Site) -> None:
+    text = manifest().replace("STAND_IN", "UNPLANNABLE")
+    site.people.push({"site/shop.yaml": text, **MODEL})
+    site.follow()
+    assert site.fails().problems[0].where == "site/shop.yaml:12:33"
 
 
 def test_drift_is_repaired_and_told(site: Site) -> None:
