@@ -86,7 +86,7 @@ RULES = (
         "check the address; hosts also answer so where the token or key may not read it",
     ),
     Rule(
-        r"redirect|unable to update url base",
+        r"redirect|unable to update url base|error: 3\d\d\b",
         Kind.INVALID,
         "the remote sends us to another address",
         "write the address that it ends at; redirects are not followed",

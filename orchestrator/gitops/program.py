@@ -24,7 +24,8 @@ PIECE_BYTES = 256 * 1024
 ADDRESS_SPACE_BYTES = 4 * 2**30  # git maps packs in windows; what wants more is a commit made to exhaust the machine
 # The limits are set by a shell, because Python cannot set them between fork and exec while it has threads.
 # It yields to inference (nice); `ulimit -f` counts blocks of 512 bytes, `-v` those of 1024.
-_LIMITED = 'ulimit -c 0; ulimit -f "$1"; ulimit -v "$2"; shift 2; exec nice -n 10 "$@"'
+# Without its signal a file over the limit is an error that git can say.
+_LIMITED = 'trap "" XFSZ; ulimit -c 0; ulimit -f "$1"; ulimit -v "$2"; shift 2; exec nice -n 10 "$@"'
 
 
 @dataclass(frozen=True, slots=True)

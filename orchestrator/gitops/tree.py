@@ -113,16 +113,16 @@ class Tree:
 
     def _real(self, path: str) -> tuple[str, list[str]]:
         """Return where the path leads through links, and the links on its way."""
-        waiting = path.split("/")[::-1]
+        waiting = [(part, path) for part in path.split("/")[::-1]]
         reached: list[str] = []
         passed: list[str] = []
         while waiting:
-            part = waiting.pop()
+            part, said_by = waiting.pop()
             if part in {"", "."}:
                 continue
             if part == "..":
                 if not reached:
-                    raise _leads_out(passed[-1] if passed else path, self._links)
+                    raise _leads_out(said_by, self._links)
                 reached.pop()
                 continue
             here = "/".join([*reached, part])
@@ -135,7 +135,7 @@ class Tree:
             passed.append(here)
             if target.startswith("/"):
                 raise _leads_out(here, self._links)
-            waiting += target.split("/")[::-1]
+            waiting += [(each, here) for each in target.split("/")[::-1]]
         return "/".join(reached), passed
 
 

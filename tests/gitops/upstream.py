@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,8 +45,9 @@ class Upstream:
     @classmethod
     def at(cls, path: Path) -> Upstream:
         path.mkdir(parents=True)
-        git(path, "init", "--quiet", "--bare", "-b", "main", ".")
-        git(path, "config", "uploadpack.allowFilter", "true")
+        git(path, "init", "--quiet", "--bare", "--template=", "-b", "main", ".")
+        with (path / "config").open("a") as file:
+            file.write("[uploadpack]\n\tallowFilter = true\n")
         return cls(path)
 
     def commit(
@@ -59,18 +61,18 @@ class Upstream:
         signed_with: Path | None = None,
     ) -> str:
         """Commit exactly these files; return the id."""
-        index = {"GIT_INDEX_FILE": str(self.path / "test-index")}
-        (self.path / "test-index").unlink(missing_ok=True)
-        lines = [f"100644 {self.blob(data)}\t{path}" for path, data in files.items()]
-        lines += [f"120000 {self.blob(target)}\t{path}" for path, target in (links or {}).items()]
-        git(self.path, "update-index", "--add", "--index-info", text="\n".join(lines).encode(), more=index)
-        return self.commit_tree(
-            git(self.path, "write-tree", more=index),
-            branch=branch,
-            subject=subject,
-            parent=parent,
-            signed_with=signed_with,
-        )
+        head = f"commit refs/heads/{branch}\nmark :1\ncommitter Ada <ada@example.com> {int(time.time())} +0000\n"
+        stream = [head.encode(), _data(subject), b"from " + parent.encode() + b"\n" if parent else b"", b"deleteall\n"]
+        if parent is None:
+            stream.insert(0, f"reset refs/heads/{branch}\n".encode())
+        for mode, entries in (("100644", files), ("120000", links or {})):
+            for path, data in entries.items():
+                stream += [f"M {mode} inline {path}\n".encode(), _data(data)]
+        made = git(self.path, "fast-import", "--quiet", "--force", text=b"".join([*stream, b"get-mark :1\n"]))
+        if signed_with is None:
+            return made
+        tree = git(self.path, "rev-parse", made + "^{tree}")
+        return self.commit_tree(tree, branch=branch, subject=subject, parent=parent, signed_with=signed_with)
 
     def commit_tree(
         self,
@@ -89,6 +91,15 @@ class Upstream:
         git(self.path, "update-ref", f"refs/heads/{branch}", made)
         return made
 
+    def forged(self, signed: str, other: str) -> str:
+        """Return a commit with the signature of one commit and the tree of another."""
+        text = git(self.path, "cat-file", "commit", signed)
+        tree = git(self.path, "rev-parse", other + "^{tree}")
+        changed = "\n".join([f"tree {tree}", *text.split("\n")[1:]]) + "\n"
+        made = git(self.path, "hash-object", "-w", "-t", "commit", "--stdin", text=changed.encode())
+        git(self.path, "update-ref", "refs/heads/forged", made)
+        return made
+
     def blob(self, data: bytes | str) -> str:
         return git(self.path, "hash-object", "-w", "--stdin", text=data.encode() if isinstance(data, str) else data)
 
@@ -104,6 +115,12 @@ class Upstream:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(content)
         return pointer(digest, len(content))
+
+
+def _data(data: bytes | str) -> bytes:
+    """Return content as git fast-import reads it."""
+    raw = data.encode() if isinstance(data, str) else data
+    return f"data {len(raw)}\n".encode() + raw + b"\n"
 
 
 def pointer(digest: str, size: int) -> str:
@@ -166,7 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if about.redirect is not None:
             self._say(302, b"", {"Location": about.redirect + self.path})
-        elif path.startswith("/lfs-files/"):
+        elif path.startswith("/lfs-moved/"):
+            # Where it now is needs no ticket, as with an address that is signed itself.
+            self._say(302, b"", {"Location": f"{about.url}/lfs-open/{path.rpartition('/')[2]}"})
+        elif path.startswith(("/lfs-files/", "/lfs-open/")):
             self._lfs_file(path.rpartition("/")[2])
         elif about.token is not None and given != "Basic " + base64.b64encode(about.token.encode()).decode():
             self._say(401, b"no", {"WWW-Authenticate": 'Basic realm="git"'})
@@ -193,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _lfs_file(self, digest: str) -> None:
         found = next(iter(self.about.root.glob(f"*/lfs/objects/{digest[:2]}/{digest[2:4]}/{digest}")), None)
-        if found is None or self.headers.get("X-Ticket") != "7":
+        ticket = None if "/lfs-open/" in self.path else "7"
+        if found is None or self.headers.get("X-Ticket") != ticket:
             self._say(404, b"", {})
         else:
             self._say(200, found.read_bytes(), {})
