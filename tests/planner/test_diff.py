@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planner.diff import Change, diff, needs_action
-from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QueuePlan, QuotaPlan, Reason, SloPlan
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QueuePlan, QuotaPlan, Reason, SloPlan, TlsPlan
 from tests.builders import a_model, a_model_info, a_plan, an_inventory
 
 
@@ -113,6 +113,21 @@ def test_a_quota_needs_a_new_worker() -> None:
     quota = plan.endpoint.model_copy(update={"quota": QuotaPlan(rate_per_s=100, burst=50)})
     worker = diff(plan, plan.model_copy(update={"endpoint": quota}))[0]
     assert (worker.action, worker.cause) == ("replace", "quota none -> 100/s and 50 at once needs a new worker")
+
+
+def test_other_files_for_tls_need_a_new_worker() -> None:
+    plan = a_plan()
+    tls = TlsPlan(certificate_file="/c", key_file="/k")
+    encrypted = plan.model_copy(update={"endpoint": plan.endpoint.model_copy(update={"tls": tls})})
+    worker = diff(plan, encrypted)[0]
+    assert (worker.action, worker.cause) == (
+        "replace",
+        "tls none -> /c with /k, TLSv1.2 or later needs a new worker",
+    )
+    mutual = plan.endpoint.model_copy(update={"tls": tls.model_copy(update={"client_ca_file": "/ca"})})
+    (worker, *_) = diff(encrypted, plan.model_copy(update={"endpoint": mutual}))
+    assert worker.action == "replace"
+    assert "clients of /ca" in worker.cause
 
 
 def test_a_memory_limit_is_taken_over_in_place() -> None:

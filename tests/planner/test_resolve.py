@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.device import Cores, Inventory
 from orchestrator.inventory.model import ModelInfo
-from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QuotaPlan
+from orchestrator.planner.plan import DeploymentPlan, ModelPlan, QuotaPlan, TlsPlan
 from orchestrator.planner.resolve import resolve
 from tests.builders import (
     MIB,
@@ -541,3 +541,34 @@ def test_token_file_fingerprint_and_cores_are_carried_into_the_plan() -> None:
         deployment, an_inventory(cpus=4), model_infos(deployment), cores=(1, 2), token_file="/token", fingerprint="f00"
     )
     assert (plan.endpoint.token_file, plan.fingerprint, plan.cores, plan.cpus) == ("/token", "f00", (1, 2), 2)
+
+
+def test_tls_is_carried_into_the_plan_and_a_plan_without_it_has_the_bytes_of_one_that_knows_none() -> None:
+    files = {"certificate_file": "tls.crt", "key_file": "tls.key"}
+    encrypted, clear = a_deployment(endpoint={"tls": files}), a_deployment()
+    paths = TlsPlan(certificate_file="/site/tls.crt", key_file="/site/tls.key")
+    plan = resolve(encrypted, an_inventory(cpus=4), model_infos(encrypted), tls=paths)
+    assert plan.endpoint.tls == paths
+    assert resolve(encrypted, an_inventory(cpus=4), model_infos(encrypted)).endpoint.tls == TlsPlan(**files)
+    assert "tls" not in resolve(clear, an_inventory(cpus=4), model_infos(clear)).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "warned"),
+    [
+        ({"http": "0.0.0.0:80", "token_file": "t"}, "in clear text at 0.0.0.0:80: add spec.endpoint.tls"),
+        ({"http": "0.0.0.0:80", "grpc": "[::]:81", "token_file": "t"}, "clear text at 0.0.0.0:80 and [::]:81: add"),
+        ({"http": "127.0.0.1:80", "token_file": "t"}, None),
+        ({"http": "0.0.0.0:80", "insecure": True}, None),
+        (
+            {"http": "0.0.0.0:80", "token_file": "t", "tls": {"certificate_file": "c", "key_file": "k"}},
+            None,
+        ),
+    ],
+)
+def test_a_token_that_can_be_read_on_its_way_is_warned_of(endpoint: dict[str, Any], warned: str | None) -> None:
+    deployment = a_deployment(endpoint=endpoint)
+    warnings = resolve(deployment, an_inventory(cpus=4), model_infos(deployment)).warnings
+    found = [warning for warning in warnings if "clear text" in warning]
+    assert len(found) == (warned is not None)
+    assert all(warned is not None and warned in warning for warning in found)

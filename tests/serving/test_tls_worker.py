@@ -24,6 +24,8 @@ from orchestrator.profiling.children import LoadGenerator
 from orchestrator.profiling.trust import Trust
 from orchestrator.profiling.wire import LoadOrder, LoadReport
 from tests.certificates import Papers, issue
+from tests.cli.stand_in import stand_in
+from tests.cli.statuses import ITEMS
 
 DEADLINE_S = 20.0
 TOKEN, NEXT_TOKEN = "s3cret-one", "s3cret-two"
@@ -160,6 +162,27 @@ def test_a_client_that_pins_the_certificate_takes_it_and_no_other(served: Served
     with pytest.raises(OrchError, match="the server's certificate is not trusted") as caught:
         client_of(target(served, Trust(pinned=str(other.certificate))), DEADLINE_S).metadata("model")
     assert caught.value.kind is Kind.UNAVAILABLE
+
+
+def test_infer_trusts_the_certificate_and_sends_the_token_of_a_local_deployments_plan(
+    served: Served, tmp_path: Path
+) -> None:
+    model = ITEMS[0]["models"][0] | {"name": "model"}
+    item = ITEMS[0] | {"endpoint": served.status["endpoint"], "models": [model]}
+    endpoint = served.status["plan"]["endpoint"]
+    answers = {
+        "status": {"apiVersion": "orch/v1", "kind": "StatusList", "items": [item]},
+        "plans": {"shop-vision": {"endpoint": endpoint}},
+    }
+    (shape,) = (each["shape"] for each in client_of(target(served), DEADLINE_S).metadata("model")["inputs"])
+    np.save(tmp_path / "x.npy", np.ones([max(1, size) for size in shape], np.float32))
+    with stand_in(tmp_path / "home", answers) as agent:
+        ran = agent.orch("infer", "shop-vision", "-i", f"@{tmp_path / 'x.npy'}", "-o", "json")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        stranger = issue(tmp_path / "stranger")
+        ran = agent.orch("infer", "shop-vision", "-i", f"@{tmp_path / 'x.npy'}", "--ca", str(stranger.ca))
+        assert ran.returncode == 1
+        assert "the server's certificate is not trusted" in ran.stderr
 
 
 @pytest.mark.parametrize(
