@@ -31,6 +31,7 @@ WAITING_MAX = 8192  # requests that wait for the thread; beyond them spans are d
 FLUSH_S = 0.1
 STOP_TIMEOUT_S = 5.0  # for the last spans; a collector that hangs is not waited for
 BATCHES_KEPT = 1024  # of which it is known which span stands for the inference that its requests shared
+RECORDED_PER_S = 1000  # requests; each costs 0.2 ms of the interpreter, which the event loop needs too
 HTTP_ERROR = 500
 # gRPC's semantic conventions: of a server only these are errors, the others are the caller's.
 GRPC_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -45,8 +46,8 @@ log = logging.getLogger("orch.traces")
 class Maker(Protocol):
     """Makes the spans of a request."""
 
-    def emit(self, entry: Entry) -> None:
-        """Make them."""
+    def emit(self, entry: Entry) -> bool:
+        """Make them, and tell whether any was to be kept, by the sampler's choice."""
 
     def shutdown(self) -> None:
         """Send what waits; may take long."""
@@ -56,12 +57,19 @@ class Traces:
     """Takes ended requests on the event loop's thread and has their spans made on another."""
 
     def __init__(self, maker: Maker) -> None:
-        self.dropped = 0
-        """Requests whose spans were not made because too many waited."""
         self._maker = maker
         self._waiting: deque[Entry] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orch-traces", daemon=True)
+        self._crowded = 0  # written on the loop only
+        self._too_many = 0  # written by the thread only, as are the next
+        self._second = 0
+        self._recorded = 0
+
+    @property
+    def dropped(self) -> int:
+        """Return the requests whose spans were not made because too many waited, or too many were recorded."""
+        return self._crowded + self._too_many
 
     def start(self) -> None:
         """Begin."""
@@ -70,7 +78,7 @@ class Traces:
     def note(self, entry: Entry) -> None:
         """Keep the request for the thread, or count it where too many wait."""
         if len(self._waiting) >= WAITING_MAX:
-            self.dropped += 1
+            self._crowded += 1
         else:
             self._waiting.append(entry)
 
@@ -92,8 +100,13 @@ class Traces:
                 self._emit(self._waiting.popleft())
 
     def _emit(self, entry: Entry) -> None:
+        if int(entry.time) != self._second:
+            self._second, self._recorded = int(entry.time), 0
+        if self._recorded >= RECORDED_PER_S:
+            self._too_many += 1
+            return
         try:
-            self._maker.emit(entry)
+            self._recorded += self._maker.emit(entry)
         except Exception:  # what watches must not end what it watches
             log.exception("our bug, please report it: the spans of a request")
 
@@ -177,8 +190,8 @@ class Spans:
         """Send what waits."""
         self._provider.shutdown()
 
-    def emit(self, entry: Entry) -> None:
-        """Make the spans of a request that ended at `entry.time`."""
+    def emit(self, entry: Entry) -> bool:
+        """Make the spans of a request that ended at `entry.time`; tell whether they are recorded."""
         trace, ended = self._trace, entry.ended
         end = round(entry.time * 1e9)
         start = end - round(entry.total_s * 1e9)
@@ -189,7 +202,8 @@ class Spans:
             attributes=attributes(entry),
             start_time=start,
         )
-        if span.is_recording():
+        recording: bool = span.is_recording()
+        if recording:
             if ended.queue_s is not None and ended.service_s is not None:
                 self._parts(span, entry, start)
             if ended.code is not None:
@@ -197,6 +211,7 @@ class Spans:
             if is_error(entry):
                 span.set_status(trace.Status(trace.StatusCode.ERROR, ended.code))
         span.end(end_time=end)
+        return recording
 
     def _parent(self, traceparent: str | None) -> Context:
         from opentelemetry.context import Context  # as above

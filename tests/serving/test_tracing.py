@@ -164,11 +164,12 @@ class Stuck:
         self.begun = threading.Event()
         self.made = 0
 
-    def emit(self, entry: Entry) -> None:
+    def emit(self, entry: Entry) -> bool:
         del entry
         self.begun.set()
         assert self.allowed.wait(20)
         self.made += 1
+        return True
 
     def shutdown(self) -> None:
         self.allowed.wait(20)
@@ -189,6 +190,21 @@ def test_who_makes_spans_is_never_waited_for_and_what_is_too_much_is_counted(mon
     assert stuck.made == 11
 
 
+def test_so_many_are_recorded_in_a_second_and_those_that_are_not_sampled_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracing, "RECORDED_PER_S", 3)
+    recorded = Recorded()
+    traces = Traces(recorded.spans)
+    for _ in range(5):
+        traces.note(an_entry(WHO._replace(traceparent=NOT_SAMPLED)))
+        traces.note(an_entry())
+    traces.note(an_entry()._replace(time=END_S + 1))
+    traces.flush()
+    assert traces.dropped == 4  # two of either kind: of what comes after the third nobody knows which it would be
+    assert len(recorded.exporter.get_finished_spans()) == 3 * 4
+
+
 def test_the_end_waits_for_a_collector_that_hangs_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "STOP_TIMEOUT_S", 0.05)
     stuck = Stuck()
@@ -202,7 +218,7 @@ def test_the_end_waits_for_a_collector_that_hangs_only_so_long(monkeypatch: pyte
 
 def test_spans_that_cannot_be_made_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def emit(self, entry: Entry) -> None:
+        def emit(self, entry: Entry) -> bool:
             raise ValueError(entry.caller.model)
 
         def shutdown(self) -> None:
