@@ -15,6 +15,7 @@ from orchestrator.planner.decision import Decision
 from orchestrator.runner.assemble import Assembled, assemble, assemble_each, claims_of, cores_of, together
 from orchestrator.runner.decide import Ask, Policy, Tell
 from tests.builders_decision import a_decision
+from tests.certificates import issue
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "deployments" / "models"
@@ -55,6 +56,19 @@ def test_paths_of_a_plan_are_absolute(desktop: Inventory) -> None:
     (plan,) = assemble(documents(deployment("one")), inventory=desktop, timeout_s=TIMEOUT_S)
     assert plan.models[0].source == str(MODELS / "digits.onnx")
     assert plan.endpoint.token_file == str(MODELS / "README.md")
+
+
+def test_the_tls_files_of_a_plan_are_absolute_and_looked_at_first(desktop: Inventory, tmp_path: Path) -> None:
+    papers = issue(tmp_path)
+    (tmp_path / "digits.onnx").symlink_to(MODELS / "digits.onnx")
+    (tmp_path / "README.md").write_text("token")
+    tls = "tls: {certificate_file: tls.crt, key_file: tls.key}, token_file"
+    document = load_text(deployment("one").replace("token_file", tls), name="test.yaml", base=tmp_path)
+    (plan,) = assemble(document, inventory=desktop, timeout_s=TIMEOUT_S)
+    assert plan.endpoint.tls == papers.plan()
+    papers.key.write_text("")
+    with pytest.raises(OrchError, match=r"tls\.key holds no private key"):
+        assemble(document, inventory=desktop, timeout_s=TIMEOUT_S)
 
 
 def test_the_problems_of_all_documents_come_together(desktop: Inventory, tmp_path: Path) -> None:
