@@ -13,24 +13,26 @@ two corrections, each learned where it can be seen:
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
+from orchestrator.planner import quick
 from orchestrator.planner.decision import Capacity
+from orchestrator.planner.quick import Pool, Times
 from orchestrator.scheduling.arrivals import Arrivals, gaps, scaled
 from orchestrator.scheduling.bound import queue_bound
 from orchestrator.scheduling.scheduler import Limits
-from orchestrator.scheduling.simulate import Fate, simulate, simulate_closed
+from orchestrator.scheduling.simulate import Fate, ServiceTimes, missed, simulate, simulate_closed
 
 LOAD_MAX = 0.9  # of the throughput: above, a queue is at the mercy of what no short profile shows
-REQUESTS = 12_000  # simulated for one rate: about 45 ms
-REQUESTS_FEW = 4000  # where many rates or factors are tried
+REQUESTS = 12_000  # simulated for one rate
+REQUESTS_FEW = 6000  # where many rates or factors are tried, or the scheduler itself is asked
 # The late come in clumps: 12 000 requests leave a capacity open by some 4 %. The quick simulation affords so many more.
 REQUESTS_MANY = 48_000
+LATE_FEW = 10  # late requests that say little
 STEP_ROUGH = 1.06
 STEP = 1.01  # the factor between rates that are told apart
 RESAMPLES = 40  # for the interval: its ends are the second-lowest and second-highest five percent
@@ -90,6 +92,10 @@ class Need:
         """Return the share of the requests that must be in time."""
         return self.percentile / 100
 
+    def allowed(self, count: int) -> int:
+        """Return how many of so many requests may be late."""
+        return int((1 - self.share) * count + 1e-6)
+
 
 def quantile(samples: Sequence[float], share: float) -> float:
     """Return the smallest sample that at least this share of them does not exceed."""
@@ -119,59 +125,47 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
 
 
 def _open_capacity(service: Service, need: Need, seed: int) -> float:
-    """Return what many requests say by the quick simulation, corrected by what the scheduler itself makes of fewer."""
+    """Return what many requests say by the quick simulation, as strict as the scheduler itself is with fewer."""
     if quantile(service.alone_s, need.share) * service.inflation > need.latency_s:
         return 0.0
-    ceiling = LOAD_MAX * service.most_per_s
-    few, many = (_Times.draw(service, need.arrivals, count, seed) for count in (REQUESTS, REQUESTS_MANY))
-    rough = boundary(lambda rate: _quickly_holds(service, need, rate, few), ceiling / 2, ceiling, STEP_ROUGH)
-    by_few = boundary(lambda rate: _quickly_holds(service, need, rate, few), rough, ceiling) if rough else 0.0
-    if not by_few:
+    few, many = (_drawn(service, need.arrivals, count, seed) for count in (REQUESTS_FEW, REQUESTS_MANY))
+    ceiling = LOAD_MAX * few.most_per_s
+    rough = boundary(lambda rate: _quickly_holds(few, need, rate), ceiling / 2, ceiling, STEP_ROUGH)
+    if not rough:
         return 0.0
-    allowed = 1 - need.share + 1e-12
-    by_many = boundary(lambda rate: _quickly_holds(service, need, rate, many), by_few, ceiling)
-    exactly = boundary(lambda rate: _missed(_fates(service, need, rate, few), need) <= allowed, by_few, ceiling)
-    return min(ceiling, by_many * exactly / by_few)
+    late = _late(few, need, boundary(lambda rate: _quickly_holds(few, need, rate), rough, ceiling))
+    return boundary(lambda rate: _quickly_holds(many, need, rate, late), rough, ceiling)
 
 
-def _quickly_holds(service: Service, need: Need, rate_per_s: float, times: _Times) -> bool:
-    """Tell whether about enough requests are in time, ten times faster than the scheduler itself.
+def _late(drawn: _Drawn, need: Need, rate_per_s: float) -> float:
+    """Return how many are late by the scheduler itself for each that the quick simulation makes late.
 
-    First come first served by the slot that is free first, whatever waits in one batch; who finds the queue full or
-    would not be answered in time is refused. What the scheduler learns meanwhile, ticks, and who joins a batch while
-    the queue is full, are left out.
+    Where both say how many of the same requests at the same rate; the fewer they are, the nearer to one.
     """
-    arrived, slow = scaled(times.gaps, rate_per_s), _slow(service, rate_per_s)
-    free, latency_s = [0.0] * service.slots, need.latency_s
-    longest_wait_s = need.timeout_s - slow * _mean(times.busy)
-    others, rows, alone, busy = times.others, service.rows, times.alone, times.busy
-    queue = _limits(service, need, service.mean_s).queue
-    starts: list[float] = []
-    missed, first, started, waiting_from, count = 0, 0, 0, 0, len(arrived)
-    allowed = (1 - need.share + 1e-12) * count
-    while first < count and missed <= allowed:
-        at = arrived[first]
-        start = max(at, free[0])
-        while waiting_from < len(starts) and starts[waiting_from] <= at:
-            waiting_from += 1
-        if start > at and (start - at > longest_wait_s or len(starts) - waiting_from >= queue):
-            missed += 1
-            first += 1
-            continue
-        after, last = first + 1, min(count, first + rows)
-        while after < last and arrived[after] <= start:
-            after += 1
-        if start > at or not others:
-            end = start + slow * busy[started]
-        else:
-            beside = sum(ends > start for ends in free)
-            end = start + slow * (times(started, rows, beside) if beside else alone[started])
-        heapq.heapreplace(free, end)
-        if end - at > latency_s:  # the first of a batch waits longest
-            missed += sum(end - each > latency_s for each in arrived[first:after])
-        starts += [start] * (after - first) if rows > 1 else (start,)
-        first, started = after, started + 1
-    return missed <= allowed
+    by_scheduler = missed(
+        drawn.arrivals(rate_per_s),
+        drawn.seconds(rate_per_s),
+        drawn.limits(need),
+        latency_s=need.latency_s,
+        most=len(drawn.at),
+        timeout_s=need.timeout_s,
+        expected_s=drawn.mean_s,
+    )
+    return (by_scheduler + LATE_FEW) / (_quickly_missed(drawn, need, rate_per_s, len(drawn.at)) + LATE_FEW)
+
+
+def _quickly_holds(drawn: _Drawn, need: Need, rate_per_s: float, late: float = 1.0) -> bool:
+    """Tell whether about enough requests are in time; `late` are for each that the quick simulation makes late."""
+    allowed = int(need.allowed(len(drawn.at)) / late)
+    return _quickly_missed(drawn, need, rate_per_s, allowed) <= allowed
+
+
+def _quickly_missed(drawn: _Drawn, need: Need, rate_per_s: float, most: int) -> int:
+    """Return how many requests are late or refused, up to one more than `most`, without the scheduler."""
+    slow, limits = drawn.slow(rate_per_s), drawn.limits(need)
+    longest_wait_s = need.timeout_s - slow * drawn.busy_s
+    pool = Pool(limits.slots, limits.rows, limits.queue, need.latency_s, longest_wait_s, slow)
+    return quick.missed(pool, drawn.arrivals(rate_per_s), drawn.times, most)
 
 
 def boundary(holds: Callable[[float], bool], start: float, ceiling: float, step: float = STEP) -> float:
@@ -208,7 +202,8 @@ def _bracket(holds: Callable[[float], bool], start: float, ceiling: float, strid
 class _Chance:
     """What is drawn once for all rates and arms; nobody changes it."""
 
-    gaps: list[float]
+    at: list[float]
+    """When requests arrive, at one a second."""
     places: list[float]
     """Where among its kin each service time stands."""
     meets: list[float]
@@ -218,64 +213,62 @@ class _Chance:
 @lru_cache(maxsize=8)
 def _chance(kind: Arrivals, count: int, seed: int) -> _Chance:
     dice = Random(seed + 1)
-    unit = [] if kind == "closed" else gaps(kind, count, seed)
-    return _Chance(unit, [dice.random() for _ in range(count)], [dice.random() for _ in range(count)])
+    at = [] if kind == "closed" else scaled(gaps(kind, count, seed), 1.0)
+    return _Chance(at, [dice.random() for _ in range(count)], [dice.random() for _ in range(count)])
 
 
 @dataclass(frozen=True, slots=True)
-class _Times:
-    """The service time of each inference, by its number and by how many others run when it starts."""
+class _Drawn:
+    """An arm with requests and service times drawn for it, to be looked at under several rates."""
 
-    gaps: list[float]
-    alone: list[float]
-    busy: list[float]
-    meets: list[float]
-    others: int
-    """Slots but its own."""
-    streams: list[float]
-    """With all streams taken, where one slot more only waits; empty where there is none."""
+    service: Service
+    at: Sequence[float]
+    """When requests arrive, at one a second."""
+    times: Times
+    mean_s: float
+    """Of an inference with all slots taken, by all samples."""
+    busy_s: float
+    """The same of those drawn, before a proof taught more."""
 
-    @classmethod
-    def draw(cls, service: Service, kind: Arrivals, count: int, seed: int) -> _Times:
-        chance = _chance(kind, count, seed)
-        alone, busy = (_at(samples, chance.places) for samples in (service.alone_s, service.pooled_s))
-        streams = _at(service.streams_s, chance.places) if service.streams_s else []
-        return cls(chance.gaps, alone, busy, chance.meets, service.slots - 1, streams)
+    @property
+    def most_per_s(self) -> float:
+        """Return the requests a second that it serves when all slots are taken and every batch is full."""
+        return self.service.slots * self.service.rows / self.mean_s
 
-    def __call__(self, number: int, _rows: int, beside: int) -> float:
-        """Return the seconds; beside some of the others it is that of a busy one about as often as those are."""
-        if beside >= self.others:
-            return self.busy[number]
-        if self.streams:
-            return (self.streams if beside > self.meets[number] * (self.others - 1) else self.alone)[number]
-        return (self.busy if beside > self.meets[number] * self.others else self.alone)[number]
+    def arrivals(self, rate_per_s: float) -> list[float]:
+        """Return when the requests arrive at a rate."""
+        return [at / rate_per_s for at in self.at]
+
+    def seconds(self, rate_per_s: float) -> ServiceTimes:
+        """Return what gives the service times at a rate."""
+        slow, times = self.slow(rate_per_s), self.times
+        return lambda number, rows, beside: slow * times(number, rows, beside)
+
+    def slow(self, rate_per_s: float) -> float:
+        """Return by what service times grow at a rate, for what a proof taught and for the front end."""
+        load = min(1.0, rate_per_s / self.most_per_s)
+        return self.service.inflation / (1 - _stall(self.service, rate_per_s, load))
+
+    def limits(self, need: Need) -> Limits:
+        """Return the limits of the pool that will serve it."""
+        slots, rows = self.service.slots, self.service.rows
+        queue = queue_bound(slots * rows, rows, self.mean_s, slo_latency_s=need.latency_s, limit=need.queue_limit)
+        return Limits(slots, rows, queue, share=need.share)
+
+
+def _drawn(service: Service, kind: Arrivals, count: int, seed: int) -> _Drawn:
+    chance = _chance(kind, count, seed)
+    pooled_s = service.pooled_s
+    alone, busy = (_at(samples, chance.places) for samples in (service.alone_s, pooled_s))
+    streams = _at(service.streams_s, chance.places) if service.streams_s else ()
+    times = Times(alone, busy, chance.meets, service.slots - 1, streams)
+    return _Drawn(service, chance.at, times, _mean(pooled_s) * service.inflation, _mean(busy))
 
 
 def _at(samples: Sequence[float], places: Sequence[float]) -> list[float]:
     ordered = sorted(samples)
-    return [ordered[int(place * len(ordered))] for place in places]
-
-
-def _fates(service: Service, need: Need, rate_per_s: float, times: _Times) -> list[Fate]:
-    mean, slow = service.mean_s, _slow(service, rate_per_s)
-    return simulate(
-        scaled(times.gaps, rate_per_s),
-        lambda number, rows, beside: slow * times(number, rows, beside),
-        _limits(service, need, mean),
-        timeout_s=need.timeout_s,
-        expected_s=mean,
-    )
-
-
-def _limits(service: Service, need: Need, mean_s: float) -> Limits:
-    concurrency = service.slots * service.rows
-    queue = queue_bound(concurrency, service.rows, mean_s, slo_latency_s=need.latency_s, limit=need.queue_limit)
-    return Limits(service.slots, service.rows, queue, share=need.share)
-
-
-def _slow(service: Service, rate_per_s: float) -> float:
-    """Return by what service times grow at a rate, for what a proof taught and for the front end."""
-    return service.inflation / (1 - _stall(service, rate_per_s, min(1.0, rate_per_s / service.most_per_s)))
+    count = len(ordered)
+    return [ordered[int(place * count)] for place in places]
 
 
 def _stall(service: Service, rate_per_s: float, load: float) -> float:
@@ -286,20 +279,19 @@ def _stall(service: Service, rate_per_s: float, load: float) -> float:
     return min(STALL_MAX, rate_per_s * service.front_end_s * service.cores_share * none_idle)
 
 
-def _missed(fates: Sequence[Fate], need: Need) -> float:
-    missed = sum(fate.cause is not None or fate.latency_s > need.latency_s for fate in fates)
-    return missed / len(fates)
+def _missed(fates: Sequence[Fate], need: Need) -> int:
+    return sum(fate.cause is not None or fate.latency_s > need.latency_s for fate in fates)
 
 
 def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     """Return the throughput of the most callers, up to those there are, whose requests are all in time often enough."""
     callers = need.callers or 1
-    times = _Times.draw(service, "closed", REQUESTS_FEW, seed)
+    drawn = _drawn(service, "closed", REQUESTS_FEW, seed)
     low, high, best = 0, callers + 1, 0.0
     trial = callers
     while high - low > 1:
-        fates = _closed_fates(service, need, trial, times)
-        if _missed(fates, need) <= 1 - need.share + 1e-12:
+        fates = _closed_fates(drawn, need, trial)
+        if _missed(fates, need) <= need.allowed(len(fates)):
             low, best = trial, len(fates) / max(fate.ended for fate in fates)
         else:
             high = trial
@@ -307,16 +299,15 @@ def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     return best
 
 
-def _closed_fates(service: Service, need: Need, callers: int, times: _Times) -> list[Fate]:
-    full = callers / (service.slots * service.rows)
-    mean, slow = service.mean_s, _slow(service, min(1.0, full) * service.most_per_s)
+def _closed_fates(drawn: _Drawn, need: Need, callers: int) -> list[Fate]:
+    full = min(1.0, callers / (drawn.service.slots * drawn.service.rows))
     return simulate_closed(
         callers,
-        len(times.meets),
-        lambda number, rows, beside: slow * times(number, rows, beside),
-        _limits(service, need, mean),
+        len(drawn.times.meets),
+        drawn.seconds(full * drawn.most_per_s),
+        drawn.limits(need),
         timeout_s=need.timeout_s,
-        expected_s=mean,
+        expected_s=drawn.mean_s,
     )
 
 
@@ -331,10 +322,16 @@ def latency_at(
 
 def simulated(service: Service, need: Need, rate_per_s: float, count: int, *, seed: int = 1) -> list[Fate]:
     """Return the fates of `count` requests at a rate (closed callers: of as many as there are)."""
-    times = _Times.draw(service, need.arrivals, count, seed)
+    drawn = _drawn(service, need.arrivals, count, seed)
     if need.arrivals == "closed":
-        return _closed_fates(service, need, need.callers or 1, times)
-    return _fates(service, need, rate_per_s, times)
+        return _closed_fates(drawn, need, need.callers or 1)
+    return simulate(
+        drawn.arrivals(rate_per_s),
+        drawn.seconds(rate_per_s),
+        drawn.limits(need),
+        timeout_s=need.timeout_s,
+        expected_s=drawn.mean_s,
+    )
 
 
 def formula_capacity(service: Service, need: Need) -> float:

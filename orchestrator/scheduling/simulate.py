@@ -61,6 +61,30 @@ def simulate(
     return [run.fates[number] for number in range(len(run.fates))]
 
 
+def missed(
+    arrivals: Iterable[float],
+    service_s: ServiceTimes,
+    limits: Limits,
+    *,
+    latency_s: float,
+    most: int,
+    timeout_s: float = inf,
+    expected_s: float | None = None,
+) -> int:
+    """Return how many requests are refused, dropped, or answered after more than `latency_s`.
+
+    Otherwise as `simulate`; but it ends once there are more than `most`, and tells nothing of each.
+    """
+    run = _Misses(Scheduler(limits, service_s=expected_s), service_s, latency_s)
+    for number, now in enumerate(arrivals):
+        run.until(now)
+        run.arrive(number, now, now + timeout_s)
+        if run.count > most:
+            return run.count
+    run.until(inf)
+    return run.count
+
+
 def simulate_closed(
     callers: int,
     count: int,
@@ -130,7 +154,7 @@ class Run:
         scheduler = self.scheduler
         admitted = scheduler.admit(now, deadline=deadline, nbytes=nbytes, priority=priority)
         if isinstance(admitted, Refusal):
-            self.fates[number] = Fate(now, None, now, admitted.cause)
+            self._refused(number, now, admitted.cause)
             return
         admitted.payload = number
         scheduler.queue(admitted, now, rows)
@@ -142,8 +166,8 @@ class Run:
         running, scheduler = self._running, self.scheduler
         while True:
             ends = running[0][0] if running else inf
-            if scheduler.wake_at < ends and scheduler.wake_at <= now:
-                woken = scheduler.wake_at
+            woken = scheduler.wake_at
+            if woken < ends and woken <= now:
                 if woken >= self._next_tick:
                     self._tick(woken)
                 self._dispatch(woken)
@@ -162,9 +186,7 @@ class Run:
         if ended >= self._next_tick:
             self._tick(ended)
         self.scheduler.finish(batch, ended)
-        fates = self.fates
-        for ticket in batch.tickets:
-            fates[ticket.payload] = Fate(ticket.arrived, ticket.started, ended, None)
+        self._answered(batch, ended)
         if self.scheduler.queued:
             self._dispatch(ended)
 
@@ -174,9 +196,6 @@ class Run:
         for ticket in self.scheduler.expire(last):
             self._dropped(ticket, min(last, max(ticket.arrived, ceil(ticket.deadline / TICK_S) * TICK_S)))
         self._next_tick = last + TICK_S
-
-    def _dropped(self, ticket: Ticket, now: float) -> None:
-        self.fates[ticket.payload] = Fate(ticket.arrived, None, now, ticket.cause)
 
     def _dispatch(self, now: float) -> None:
         scheduler = self.scheduler
@@ -191,3 +210,35 @@ class Run:
             self._starts += 1
             if len(self._running) >= self._slots:
                 return
+
+    # What becomes of requests.
+
+    def _answered(self, batch: Batch, now: float) -> None:
+        for ticket in batch.tickets:
+            self.fates[ticket.payload] = Fate(ticket.arrived, ticket.started, now, None)
+
+    def _refused(self, number: int, now: float, cause: Cause) -> None:
+        self.fates[number] = Fate(now, None, now, cause)
+
+    def _dropped(self, ticket: Ticket, now: float) -> None:
+        self.fates[ticket.payload] = Fate(ticket.arrived, None, now, ticket.cause)
+
+
+class _Misses(Run):
+    """A simulation that only counts who is not answered within `latency_s`."""
+
+    def __init__(self, scheduler: Scheduler, service_s: ServiceTimes, latency_s: float) -> None:
+        super().__init__(scheduler, service_s)
+        self.count = 0
+        self._latency_s = latency_s
+
+    def _answered(self, batch: Batch, now: float) -> None:
+        for ticket in batch.tickets:
+            if now - ticket.arrived > self._latency_s:
+                self.count += 1
+
+    def _refused(self, *_: object) -> None:
+        self.count += 1
+
+    def _dropped(self, *_: object) -> None:
+        self.count += 1

@@ -141,9 +141,9 @@ def test_the_quick_simulation_agrees_with_the_scheduler() -> None:
         service = replace(a_service(0.013, slots, rows, spread=0.1), alone_s=a_service(0.01, spread=0.1).alone_s)
         need = a_need()
         found = capacity(service, need).per_s
-        fates = simulated(service, need, 0.97 * found, 60_000)
+        fates = simulated(service, need, 0.97 * found, 40_000)
         assert sum(fate.latency_s > need.latency_s or fate.cause is not None for fate in fates) <= 0.0115 * len(fates)
-        fates = simulated(service, need, 1.04 * found, 60_000)
+        fates = simulated(service, need, 1.04 * found, 40_000)
         missed = sum(fate.latency_s > need.latency_s or fate.cause is not None for fate in fates)
         assert missed > 0.0095 * len(fates) or found == pytest.approx(LOAD_MAX * service.most_per_s)
 
@@ -241,7 +241,7 @@ def test_a_capacity_is_what_holds_when_it_is_simulated_anew() -> None:
 def test_a_capacity_costs_a_third_of_a_second() -> None:
     began = time.process_time()
     capacity(a_service(0.01, 2, spread=0.05), a_need())
-    assert time.process_time() - began < 1.0  # 0.2 s on a machine of 2026; this leaves room for a busy one
+    assert time.process_time() - began < 1.0  # 0.08 s on a machine of 2026; this leaves room for a busy one
 
 
 def test_the_formula_knows_no_rate_where_the_slo_is_below_a_service_time() -> None:

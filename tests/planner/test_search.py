@@ -65,7 +65,7 @@ def test_a_rate_beyond_every_arm_is_rejected_by_a_proof_not_by_a_guess() -> None
 
 
 def test_without_a_rate_the_most_is_sought_and_proved() -> None:
-    decision = decide({"latency": "120ms"})
+    decision = decide({"latency": "120ms"}, speedup=1.6)
     assert (decision.arm.name, decision.verdict) == ("THROUGHPUT", "verified")
     assert decision.proof is not None
     assert decision.proof.rate_per_s > 25

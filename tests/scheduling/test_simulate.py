@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.scheduling.scheduler import Cause, Limits
-from orchestrator.scheduling.simulate import TICK_S, Fate, ServiceTimes, simulate
+from orchestrator.scheduling.simulate import TICK_S, Fate, ServiceTimes, missed, simulate
 
 
 def poisson(rate_per_s: float, count: int, seed: int = 1) -> list[float]:
@@ -136,3 +136,19 @@ def test_every_request_has_one_fate_within_every_bound(
 def test_the_same_input_gives_the_same_fates(arrivals: list[float], times: list[float], limits: Limits) -> None:
     first, second = (simulate(arrivals, lambda n, _r, _b: times[n % len(times)], limits) for _ in range(2))
     assert first == second
+
+
+@given(ARRIVALS, TIMES, LIMITS, st.sampled_from([0.2, 1.0, inf]), st.integers(0, 5))
+def test_counting_who_is_late_says_what_their_fates_say(
+    arrivals: list[float], times: list[float], limits: Limits, timeout_s: float, most: int
+) -> None:
+    """Seen to fail when those who were dropped at a tick did not count."""
+
+    def service_s(number: int, _rows: int, _beside: int) -> float:
+        return times[number % len(times)]
+
+    fates = simulate(arrivals, service_s, limits, timeout_s=timeout_s)
+    late = sum(fate.cause is not None or fate.latency_s > 0.7 for fate in fates)
+    for bound in (most, len(arrivals)):
+        count = missed(arrivals, service_s, limits, latency_s=0.7, most=bound, timeout_s=timeout_s)
+        assert count == late if late <= bound else bound < count <= late
