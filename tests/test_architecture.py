@@ -29,8 +29,10 @@ PURE_MODULES = (
     "orchestrator.manifest.certificate",
     "orchestrator.manifest.emit",
     "orchestrator.manifest.explain",
+    "orchestrator.manifest.git_address",
     "orchestrator.manifest.scalar",
     "orchestrator.manifest.source",
+    "orchestrator.manifest.source_spec",
     "orchestrator.manifest.spec",
     "orchestrator.manifest.target",
     "orchestrator.manifest.typed",
@@ -67,11 +69,15 @@ PURE_MODULES = (
     "orchestrator.telemetry.saturation",
     "orchestrator.telemetry.snapshot",
     "orchestrator.telemetry.states",
+    "orchestrator.agent.source_state",
+    "orchestrator.agent.source_status",
+    "orchestrator.agent.source_steps",
 )
 PURE_PACKAGES = (
     *("orchestrator", "orchestrator.manifest", "orchestrator.inventory", "orchestrator.backend"),
     "orchestrator.profiling",
     "orchestrator.client",
+    "orchestrator.agent",
 )
 
 
