@@ -1,7 +1,8 @@
 """Keep a compiled model busy, and time each inference, as the pool would run it.
 
 Like the pool, the loop drives the scheduler and starts the next inference in the callback of the last, on a spare
-infer request, before it copies the outputs: what is measured here is what the pool does, without its callers.
+infer request, before it copies the outputs; and it puts the rows of a batch together before each inference. So what is
+measured here is what the pool does, without its callers.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class Taken:
 
 
 class _Slot:
-    """One infer request and the batch it runs."""
+    """One infer request, the batch it runs, and where the rows of that are put together."""
 
-    __slots__ = ("batch", "request")
+    __slots__ = ("batch", "gather", "request")
 
     def __init__(self) -> None:
         self.request: InferRequest
         self.batch: Batch | None = None
+        self.gather: Sequence[Array] = ()
 
 
 class Loop:
@@ -68,6 +70,8 @@ class Loop:
         self._clock = clock
         self._lock = threading.Lock()
         self._inputs: Sequence[Array] = ()
+        self._apart: Sequence[Sequence[Array]] = ()
+        """Where rows are gathered, the inputs of as many requests of one row as make a batch."""
         self._slots: list[_Slot] = []
         self._idle: deque[_Slot] = deque()
         self._usual_s = 0.0
@@ -86,7 +90,7 @@ class Loop:
     def _find_inputs(self, name: str) -> None:
         refused: OrchError | None = None
         for inputs in candidates(self._compiled.inputs):
-            self._inputs = inputs
+            self._take_inputs(inputs)
             try:
                 self.closed(1, 0.0, least=1, limit_s=FIRST_TIMEOUT_S)
                 return
@@ -96,6 +100,21 @@ class Loop:
                 refused = refused or error
         hint = "give the shapes that callers send under `shapes:`" if free(self._compiled.inputs) else None
         raise OrchError(Kind.FAILED, f"the first inference failed: {refused}", where=name, hint=hint)
+
+    def _take_inputs(self, inputs: Sequence[Array]) -> None:
+        self._inputs = inputs
+        if self._rows == 1 or any(array.ndim == 0 or len(array) != self._rows for array in inputs):
+            return
+        self._apart = [[array[row : row + 1].copy() for array in inputs] for row in range(self._rows)]
+        for slot in self._slots:
+            slot.gather = [array.copy() for array in inputs]
+
+    def _gathered(self, slot: _Slot, rows: int) -> Sequence[Array]:
+        """Return the inputs of an inference of so many rows; each is copied, as the pool copies what callers sent."""
+        for row, arrays in enumerate(self._apart[:rows]):
+            for target, array in zip(slot.gather, arrays, strict=True):
+                target[row : row + 1] = array
+        return slot.gather or self._inputs
 
     def _warm_up(self) -> None:
         """Run with all requests until two medians of five rounds are alike, about one second at most."""
@@ -184,7 +203,7 @@ class Loop:
             slot = self._idle.popleft()
             slot.batch = batch
             try:
-                slot.request.start(self._inputs)
+                slot.request.start(self._gathered(slot, batch.rows))
             except OrchError as error:
                 run.failure = error
                 run.over.set()

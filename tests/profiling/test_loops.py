@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.backend.base import CompileRequest
+from orchestrator.backend.base import Array, CompileRequest
 from orchestrator.backend.simulated import Faults, SimulatedBackend
 from orchestrator.errors import Kind, OrchError
 from orchestrator.profiling import loops
@@ -72,6 +72,22 @@ def test_an_open_loop_gathers_what_waits_into_batches() -> None:
     taken = loop.opened(1, [0.0] * 9, 0.1)
     assert len(taken.latency_s) == 9
     assert 3 <= len(taken.spans) < 9, "1 + 4 + 4 rows, when all wait before the first has ended"
+
+
+def test_the_rows_of_a_batch_are_copied_together_for_each_inference() -> None:
+    """Seen to fail when a block inferred the same batch again and again: no copy was counted."""
+    seen: list[float] = []
+
+    def spoil(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        seen.append(float(inputs[0].max()))
+        inputs[0][:] = 7.0
+        return (inputs[0],)
+
+    loop = a_loop(1, rows=4, compute=spoil)
+    loop.start("m")
+    loop.closed(1, 0.05)
+    assert len(seen) > 5
+    assert set(seen) == {0.0}
 
 
 def test_an_inference_that_fails_later_is_said_and_not_waited_for() -> None:
