@@ -14,7 +14,7 @@ from orchestrator.cli.main import COMMANDS, command
 
 ROOT = Path(__file__).parents[1]
 ALL = reference.commands()
-GROUPS = {(), ("agent",), ("source",)}
+GROUPS = {(), ("agent",), ("source",), ("observability",)}
 LEAVES = [words for words in ALL if words not in GROUPS]
 
 
