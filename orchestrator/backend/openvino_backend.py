@@ -207,6 +207,7 @@ class OpenVinoCompiledModel:
         self._path = path
         self._requests: list[Any] = []
         self._hooks: list[weakref.ref[_Hook]] = []
+        self._guards: list[_Guard] = []
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -228,6 +229,7 @@ class OpenVinoCompiledModel:
         engine.set_callback(hook, None)
         self._hooks.append(weakref.ref(hook))
         self._requests.append(engine)
+        self._guards.append(guard)
         return OpenVinoRequest(engine, self._inputs, self._outputs, guard)
 
     def actual(self) -> Actual:
@@ -265,6 +267,9 @@ class OpenVinoCompiledModel:
                 engine.set_callback(_nothing, None)  # also of a failed inference, for which the wait raises
         self._compiled = None
         self._await_callbacks()
+        guards, self._guards = self._guards, []
+        for guard in guards:
+            guard.forget()
 
     def _await_callbacks(self) -> None:
         """Wait (bounded) until the callback threads have let go of our callbacks.
@@ -309,6 +314,10 @@ class _Hook:
         self._guard(data)
 
 
+def _ended() -> None:
+    """Stand in for whom a closed model's request called."""
+
+
 class _Guard:
     """Calls `done` and keeps what it raises: an exception out of a callback would end the process (trap 18)."""
 
@@ -317,6 +326,14 @@ class _Guard:
     def __init__(self, done: Callable[[], None]) -> None:
         self._done = done
         self.error: BaseException | None = None
+
+    def forget(self) -> None:
+        """Call nobody any more.
+
+        Whom it calls holds the request, which holds this: the engine's threads and memory would wait for Python's
+        collector, which looks at what is old very rarely.
+        """
+        self._done = _ended
 
     def __call__(self, _: Any) -> None:
         try:

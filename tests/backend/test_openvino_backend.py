@@ -18,7 +18,7 @@ import pytest
 from openvino import opset13 as ops
 
 from benchmarks import topologies
-from orchestrator.backend.base import DTYPES, CompiledModel, CompileRequest
+from orchestrator.backend.base import DTYPES, CompiledModel, CompileRequest, InferRequest
 from orchestrator.backend.openvino_backend import CLOSE_TIMEOUT_MS, OpenVinoBackend, OpenVinoCompiledModel
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.errors import Kind, OrchError
@@ -374,6 +374,27 @@ def test_a_closed_model_lets_go_of_the_callbacks(backend: OpenVinoBackend, tiny:
     del pool, request
     gc.collect()
     assert gone() is None
+
+
+def test_a_closed_model_leaves_nothing_to_the_garbage_collector(backend: OpenVinoBackend, tiny: Path) -> None:
+    class Slot:
+        def __init__(self) -> None:
+            self.request: InferRequest | None = None
+
+        def done(self) -> None:
+            pass
+
+    slot = Slot()
+    gone = weakref.ref(slot)
+    model = backend.compile(CompileRequest(str(tiny), "CPU"))
+    slot.request = model.create_request(slot.done)  # as the pool's: each holds the other
+    gc.disable()
+    try:
+        model.close()
+        del slot
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_callback_thread_is_the_same_one_to_python_from_inference_to_inference(
