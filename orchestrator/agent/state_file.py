@@ -40,7 +40,7 @@ def reading(path: Path, timeout_s: float = CHECK_TIMEOUT_S) -> Iterator[sqlite3.
 
 
 @contextmanager
-def alone(layout: Layout) -> Iterator[None]:
+def alone(layout: Layout, hint: str = "end it first, its deployments go on serving: orch agent stop") -> Iterator[None]:
     """Hold the state folder while its file is exchanged; raise CONFLICT where an agent has it.
 
     What the lock file says is left as it is: who reads it must not take this process for an agent.
@@ -53,7 +53,6 @@ def alone(layout: Layout) -> Iterator[None]:
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            hint = "end it first, its deployments go on serving: orch agent stop"
             raise OrchError(Kind.CONFLICT, "an agent runs", where=str(layout.root), hint=hint) from None
         yield
 

@@ -61,7 +61,7 @@ def restore(
     from orchestrator.agent import restore as restoring
 
     layout = paths.create(paths.state_dir(os.environ))
-    with state_file.alone(layout):
+    with state_file.alone(layout, "end it first, with its deployments: orch agent stop --workers"):
         found = restoring.restore(layout, file, _stamp("%Y%m%dT%H%M%S"), time.time(), force=force)
         paths.retire(layout)
     render.out(f"restored into {layout.root}: {_summary(found.index)}")
