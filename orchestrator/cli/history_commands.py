@@ -86,11 +86,12 @@ def rollback(
     ] = False,
     output: TextOption = Text.TEXT,
 ) -> None:
-    """Go back to an earlier revision: by default the last applied before the current one.
+    """Go back to an earlier revision.
 
-    Its plan is brought about as it was, without planning or measuring, as a new revision. Refused where a model
-    file is gone or has another content, where the machine is another, or its cores are taken. What runs goes on until
-    the earlier one serves, was checked, and held its SLO under load; see docs/safe-changes.md.
+    By default to the last one applied before the current one. Its plan is brought about as it was, without planning or
+    measuring, as a new revision. Refused where a model file is gone or has another content, where the machine is
+    another, or its cores are taken. What runs goes on until the earlier one serves, was checked, and held its SLO
+    under load; see docs/safe-changes.md.
 
     A deployment that belongs to a source is let be by it until `orch source resume`.
 

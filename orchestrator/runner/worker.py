@@ -73,8 +73,7 @@ class Worker:
         self._backend = backend
         self._on_change = on_change
         self._on_repair = _unfailing(on_repair)
-        self._repairing = repairs
-        self._limits = limits
+        self._repairing, self._limits = repairs, limits
         self.repairs = Repairs(self._rebuild, self._on_repair)
         self._applying = threading.Lock()
         self._swapping = threading.Lock()  # held for an instant: between the last look and the swap nobody closes
@@ -354,8 +353,9 @@ def _candidates(
 def _candidate(model: ServedModel, was: ServedModel | None, before: Load | None, compiled: bool) -> Candidate | None:
     slo = model.plan.slo
     built = was is None or was.pool is not model.pool
-    changed = built or was is None or settings(was.plan) != settings(model.plan)
-    if not built and (slo is None or not (changed or compiled)):
+    changed = was is None or built or settings(was.plan) != settings(model.plan)
+    untold = slo is None and (not built or before is None or not before.arrivals)  # only real requests could tell
+    if untold or not (changed or compiled):
         return None
     return Candidate(Subject(model.plan.name, slo, model.checked.quickest_s, before, changed), model.pool)
 
