@@ -1,7 +1,8 @@
-"""The dates of X.509 certificates, read out of their PEM text.
+"""The dates of X.509 certificates, and the kind of their keys, read out of their PEM text.
 
 Python's ssl tells them only of certificates that a handshake has verified, so never of one that has expired. The dates
 are two fields near the beginning of the certificate (RFC 5280 section 4.1): a library for all of X.509 is not needed.
+The kind of key stands right behind them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 _BLOCK = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END ", re.DOTALL)
-_SEQUENCE, _VERSION, _UTC_TIME, _GENERAL_TIME = 0x30, 0xA0, 0x17, 0x18
+_SEQUENCE, _OBJECT, _VERSION, _UTC_TIME, _GENERAL_TIME = 0x30, 0x06, 0xA0, 0x17, 0x18
 _BEFORE_VALIDITY = 3  # serial number, signature algorithm, issuer
 _LENGTH_BYTES_MAX = 4
+_EDWARDS = {bytes.fromhex("2b6570"): "Ed25519", bytes.fromhex("2b6571"): "Ed448"}  # RFC 8410 section 3
 _CENTURY = 50  # RFC 5280 section 4.1.2.5.1: two digits from here on are of the last one
 
 
@@ -27,6 +29,8 @@ class Certificate:
     der: bytes = field(repr=False)
     not_before: datetime
     not_after: datetime
+    edwards: str | None = None
+    """Name of the key's algorithm where that is one of the Edwards curves, which not every library speaks."""
 
     @property
     def sha256(self) -> str:
@@ -50,13 +54,22 @@ def _certificate(der: bytes) -> Certificate:
             at = _after(der, at)
         for _ in range(_BEFORE_VALIDITY):
             at = _after(der, at)
-        at, _ = _inside(der, at, _SEQUENCE)
-        not_before, not_after = _time(der, at), _time(der, _after(der, at))
+        validity, subject = _inside(der, at, _SEQUENCE)
+        not_before, not_after = _time(der, validity), _time(der, _after(der, validity))
+        algorithm = _algorithm(der, _after(der, subject))
     except (IndexError, binascii.Error, UnicodeDecodeError) as error:
         raise ValueError("holds a certificate that is cut or damaged") from error
     if end > len(der):
         raise ValueError("holds a certificate that is cut or damaged")
-    return Certificate(der, not_before, not_after)
+    return Certificate(der, not_before, not_after, _EDWARDS.get(algorithm))
+
+
+def _algorithm(der: bytes, at: int) -> bytes:
+    """Return the object identifier at the beginning of a public key."""
+    for _ in range(2):
+        at, _ = _inside(der, at, _SEQUENCE)
+    begin, end = _inside(der, at, _OBJECT)
+    return der[begin:end]
 
 
 def _element(der: bytes, at: int) -> tuple[int, int]:

@@ -62,8 +62,8 @@ def _check_certificate(document: Document, tls: Tls) -> list[Problem]:
     from orchestrator.manifest import tls_files  # ssl: only endpoints with TLS need it
 
     client_ca = None if tls.client_ca_file is None else document.base / tls.client_ca_file
-    base = document.base
-    files = tls_files.TlsFiles(base / tls.certificate_file, base / tls.key_file, client_ca, tls.min_version)
+    base, grpc = document.base, document.deployment.spec.endpoint.grpc is not None
+    files = tls_files.TlsFiles(base / tls.certificate_file, base / tls.key_file, client_ca, tls.min_version, grpc)
     try:
         faults = list(tls_files.faults(tls_files.load(files), files, datetime.now(UTC)))
     except tls_files.UnusableError as error:

@@ -28,6 +28,8 @@ class TlsFiles:
     key: Path
     client_ca: Path | None = None
     min_version: Version = "TLSv1.2"
+    grpc: bool = False
+    """Whether gRPC is served with them too, whose library speaks less."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -71,6 +73,9 @@ def load(files: TlsFiles) -> Identity:
     """Return what the files hold; raise UnusableError for the first that cannot be used."""
     certificate = _read("certificate_file", files.certificate)
     chain = _chain("certificate_file", files.certificate, certificate)
+    if files.grpc and chain[0].edwards is not None:
+        what = f"{files.certificate} has an {chain[0].edwards} key, which gRPC does not speak"
+        raise UnusableError("certificate_file", what, "take an ECDSA key (P-256) or an RSA one, or state grpc: null")
     _guard(files.key)
     key = _read("key_file", files.key)
     client_ca = None if files.client_ca is None else _read("client_ca_file", files.client_ca)

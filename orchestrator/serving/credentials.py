@@ -85,7 +85,7 @@ class Credentials:
 
     async def follow(self, tell: Tell, on_bug: Callable[[BaseException], None]) -> None:
         """Take up what changes, for ever; files are read off the loop, as the disk may hang."""
-        while True:
+        while self._tls is not None or self._tokens is not None:
             try:
                 for note in await asyncio.to_thread(lambda: list(self.look())):
                     tell(note.kind, note.reason, note.message)
@@ -121,7 +121,8 @@ def files_of(endpoint: EndpointPlan) -> TlsFiles | None:
     if planned is None:
         return None
     client_ca = None if planned.client_ca_file is None else Path(planned.client_ca_file)
-    return TlsFiles(Path(planned.certificate_file), Path(planned.key_file), client_ca, planned.min_version)
+    certificate, key, grpc = Path(planned.certificate_file), Path(planned.key_file), endpoint.grpc is not None
+    return TlsFiles(certificate, key, client_ca, planned.min_version, grpc)
 
 
 def _noted(change: Change, subject: str, taken: str) -> Note:

@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509 as reference
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +100,22 @@ def test_what_cannot_be_used_is_said_of_the_file_at_fault(
         load(papers.files(papers.ca))
     assert caught.value.key == key
     assert "MII" not in str(caught.value), "no text shows what a file holds"
+
+
+@pytest.mark.parametrize(("make", "name"), [(Ed25519PrivateKey, "Ed25519"), (Ed448PrivateKey, "Ed448")])
+def test_a_kind_of_key_that_grpc_does_not_speak_is_refused_for_grpc_only(
+    tmp_path: Path, make: type[Ed25519PrivateKey] | type[Ed448PrivateKey], name: str
+) -> None:
+    key, papers = make.generate(), Papers(tmp_path)
+    subject = reference.Name([reference.NameAttribute(reference.NameOID.COMMON_NAME, "shop")])
+    builder = reference.CertificateBuilder(subject, subject, key.public_key(), 1, NOW, NOW + timedelta(9))
+    papers.certificate.write_bytes(builder.sign(key, None).public_bytes(serialization.Encoding.PEM))
+    papers.key.touch(mode=0o600)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    papers.key.write_bytes(key.private_bytes(*form))
+    assert load(papers.files()).chain[0].edwards == name
+    with pytest.raises(UnusableError, match=f"an {name} key, which gRPC does not speak"):
+        load(replace(papers.files(), grpc=True))
 
 
 def test_an_identity_shows_nothing_secret(papers: Papers) -> None:
