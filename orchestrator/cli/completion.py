@@ -206,8 +206,13 @@ def _condition(command: Command) -> str:
 
 def _fish_option(option: Option) -> str:
     names = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names]
-    value = [] if option.value is None else ["-r", _fish_value(option.value)]
+    value = [] if option.value is None else _fish_required(option.value)
     return " ".join((*names, *value, "-d", _text(option.help)))
+
+
+def _fish_required(value: Value) -> list[str]:
+    """Return that a value must follow, and which: -x lets fish offer nothing else, such as files."""
+    return ["-r" if value.wants is Wants.FILES else "-x", *filter(None, [_fish_value(value)])]
 
 
 def _fish_value(value: Value) -> str:

@@ -141,7 +141,7 @@ def test_the_script_for_fish_says_when_each_word_is_offered() -> None:
         "function __orch_names; names $argv 2>/dev/null; end",
         "complete -c orch -n 'true; and not __fish_seen_subcommand_from status agent' -a status -d 'Show it.'",
         "complete -c orch -n 'true; and not __fish_seen_subcommand_from status agent' -a agent -d 'Run it.'",
-        "complete -c orch -n '__fish_seen_subcommand_from status' -s o -l output -r -a 'table json'"
+        "complete -c orch -n '__fish_seen_subcommand_from status' -s o -l output -x -a 'table json'"
         " -d 'How it'\"'\"'s written.'",
         "complete -c orch -n '__fish_seen_subcommand_from status' -a '(__orch_names deployments)'",
         "complete -c orch -n '__fish_seen_subcommand_from agent; and not __fish_seen_subcommand_from start'"
