@@ -130,9 +130,13 @@ async def serve(
 
 @asynccontextmanager
 async def scraped(environ: Mapping[str, str], api: Api) -> AsyncIterator[None]:
-    """Tell Prometheus on the address that the environment names, if any."""
-    address = environ.get(scrape.ADDRESS)
-    server = await scrape.serve(address, lambda accept: scrape.page(api, accept)) if address else None
+    """Tell Prometheus on the address that the environment names, if any; an agent without is better than none."""
+    address, server = environ.get(scrape.ADDRESS), None
+    try:
+        if address:
+            server = await scrape.serve(address, lambda accept: scrape.page(api, accept))
+    except OrchError as error:
+        log.error("no metrics: %s", error)
     try:
         yield
     finally:
@@ -209,6 +213,8 @@ def run(
     os.umask(0o077)  # nothing here is for other users
     try:
         logs.begin(environ, form, process="agent")
+        if address := environ.get(scrape.ADDRESS):
+            scrape.split(address)
         layout = paths.create(paths.state_dir(environ))
         with lock(layout):
             os.chdir(layout.root)

@@ -89,7 +89,7 @@ def _source(record: SourceRecord) -> SourceReport:
 
 async def serve(address: str, told: Page) -> asyncio.Server:
     """Answer GET /metrics on a loopback address; raise OrchError for another, or for one that cannot be had."""
-    host, port = _split(address)
+    host, port = split(address)
     callers = asyncio.Semaphore(CALLERS_MAX)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,7 +109,7 @@ async def serve(address: str, told: Page) -> asyncio.Server:
         raise OrchError(Kind.CONFLICT, f"cannot listen: {error.strerror or error}", where=address, hint=hint) from None
 
 
-def _split(address: str) -> tuple[str, int]:
+def split(address: str) -> tuple[str, int]:
     """Return host and port; raise INVALID unless they are those of this machine alone: nobody shows who asks."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")

@@ -58,8 +58,10 @@ def _differs(path: Path, text: str) -> bool:
         return path.read_text(encoding="utf-8") != text
     except FileNotFoundError:
         return False
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         return True
+    except OSError:
+        return False  # writing it will say what is wrong
 
 
 def _write(texts: dict[Path, str]) -> None:
