@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.backend.probe import ModelQuery, probe
+from orchestrator.backend.probe import MODELS_MAX, ModelQuery, probe
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.fingerprint import fingerprint
@@ -136,8 +136,22 @@ def _facts(documents: Sequence[Document], inventory: Inventory | None, timeout_s
         for document in documents
         for model in document.deployment.spec.models
     }
-    here, answers = probe(tuple(queries.values()), timeout_s=timeout_s)
-    return Facts(here if inventory is None else inventory, dict(zip(queries, answers, strict=True)))
+    here, answers = _inspected(queries.values(), timeout_s)
+    models = {model: answers[query.model_dump_json()] for model, query in queries.items()}
+    return Facts(here if inventory is None else inventory, models)
+
+
+def _inspected(queries: Iterable[ModelQuery], timeout_s: float) -> tuple[Inventory, dict[str, ModelInfo | OrchError]]:
+    """Return this machine and, by the query's text, what each model file is: equal queries are asked once."""
+    asked = {query.model_dump_json(): query for query in queries}
+    keys, answers = list(asked), dict[str, ModelInfo | OrchError]()
+    here: Inventory | None = None
+    for first in range(0, len(keys) or 1, MODELS_MAX):
+        some = keys[first : first + MODELS_MAX]
+        here, infos = probe([asked[key] for key in some], timeout_s=timeout_s)
+        answers |= zip(some, infos, strict=True)
+    assert here is not None
+    return here, answers
 
 
 def _plan(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.backend.probe import MODELS_MAX
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.text import inventory_from_yaml
@@ -50,6 +51,13 @@ def test_deployments_that_claim_cores_get_cores_of_their_own_beside_those_that_o
     assert len(new.cores) == 4
     assert not {*new.cores} & {0, 1, 4, 5}
     assert (shared.cores, shared.cpus) == (None, desktop.host.effective_cpus - 8)
+
+
+def test_many_deployments_may_share_a_model_which_is_inspected_once(desktop: Inventory) -> None:
+    wanted = documents(*(deployment(f"shop-{number}") for number in range(MODELS_MAX + 1)))
+    plans = assemble(wanted, inventory=desktop, timeout_s=TIMEOUT_S)
+    assert len({plan.name for plan in plans}) == MODELS_MAX + 1
+    assert len({plan.models[0].sha256 for plan in plans}) == 1
 
 
 def test_paths_of_a_plan_are_absolute(desktop: Inventory) -> None:
