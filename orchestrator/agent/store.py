@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ EVENTS_TRIM_EVERY = 100  # insertions between two trims; a trim reads the index 
 EVENT_REPEAT_S = 600.0  # an equal event within this time counts up instead of taking a row
 EVENTS_ANSWER_MAX = 1000
 REVISIONS_MAX = 100  # kept for each deployment
+PLANS_KEPT = 256  # parsed: wanted and applied of as many deployments as a machine has
 
 MIGRATIONS = (
     """
@@ -151,6 +153,8 @@ class Store:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._insertions = 0
+        # Plans cannot be changed, and all of them are read every two seconds.
+        self._plan: Callable[[str], DeploymentPlan] = lru_cache(PLANS_KEPT)(DeploymentPlan.model_validate_json)
 
     def open(self) -> None:
         """Open and migrate; raise sqlite3.DatabaseError when the file is damaged, OrchError for all else."""
@@ -181,12 +185,12 @@ class Store:
 
     def deployments(self) -> list[DeploymentRecord]:
         """Return all deployments by name."""
-        return [_deployment(row) for row in self.read("SELECT * FROM deployments ORDER BY name")]
+        return [_deployment(row, self._plan) for row in self.read("SELECT * FROM deployments ORDER BY name")]
 
     def deployment(self, name: str) -> DeploymentRecord | None:
         """Return one deployment."""
         rows = self.read("SELECT * FROM deployments WHERE name = ?", name)
-        return _deployment(rows[0]) if rows else None
+        return _deployment(rows[0], self._plan) if rows else None
 
     def propose(
         self,
@@ -395,14 +399,14 @@ def too_new(path: Path, version: int) -> OrchError:
     return OrchError(Kind.CONFLICT, what, where=str(path), hint=hint)
 
 
-def _deployment(row: tuple[Any, ...]) -> DeploymentRecord:
+def _deployment(row: tuple[Any, ...], plan: Callable[[str], DeploymentPlan]) -> DeploymentRecord:
     name, manifest, path, base, labels, generation, desired, applied, number, conditions, created, source, commit = row
     return DeploymentRecord(
         name=name,
         origin=Origin(manifest, path, base, json.loads(labels), source, commit),
         generation=generation,
-        desired=DeploymentPlan.model_validate_json(desired),
-        applied=None if applied is None else DeploymentPlan.model_validate_json(applied),
+        desired=plan(desired),
+        applied=None if applied is None else plan(applied),
         applied_revision=number,
         conditions=tuple(json.loads(conditions)),
         created=created,
