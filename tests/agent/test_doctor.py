@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,3 +396,9 @@ def test_a_folder_that_is_not_there_yet_is_well() -> None:
 
 def test_every_check_has_its_place() -> None:
     assert {check.name for case in CASES for check in judge(case[1])} <= set(NAMES)
+
+
+def test_the_page_for_operators_lists_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z-]+)`", page.partition("## `orch doctor`")[2]))
+    assert set(NAMES) <= told
