@@ -21,6 +21,7 @@ from orchestrator.errors import Kind, OrchError
 OUT_MAX = 64 * 2**20  # of a listing: some 600,000 files
 ERR_MAX = 16 * 1024  # of messages, the last ones
 PIECE_BYTES = 256 * 1024
+KILLED_S = 2.0  # for the kernel to end processes that were killed
 ADDRESS_SPACE_BYTES = 4 * 2**30  # git maps packs in windows; what wants more is a commit made to exhaust the machine
 # The limits are set by a shell, because Python cannot set them between fork and exec while it has threads.
 # It yields to inference (nice); `ulimit -f` counts blocks of 512 bytes, `-v` those of 1024.
@@ -124,6 +125,7 @@ class Running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._until_gone()
         self._selector.close()
         for pipe in (self._process.stdout, self._process.stderr, self._input):
             assert pipe is not None
@@ -140,6 +142,14 @@ class Running:
                     self._err = (self._err + data)[-ERR_MAX:]
                 else:
                     yield data
+
+    def _until_gone(self) -> None:
+        """Wait for those that were killed: each holds an end of our pipes for as long as it lives."""
+        until = time.monotonic() + KILLED_S
+        while self._selector.get_map() and time.monotonic() < until:
+            for key, _ in self._selector.select(0.1):
+                if not os.read(key.fd, PIECE_BYTES):
+                    self._selector.unregister(key.fileobj)
 
     def end(self) -> Ended:
         """Wait for its end, after its output has ended; raise DEADLINE."""

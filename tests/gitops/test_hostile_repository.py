@@ -443,7 +443,7 @@ def test_what_strangers_write_cannot_steer_a_terminal(tmp_path: Path, upstream: 
     assert len(commit.subject) == failures.TEXT_MAX
 
 
-@given(st.text())
+@given(st.text(max_size=40))
 def test_no_text_of_git_s_steers_a_terminal(text: str) -> None:
     assert failures.shown(text).replace("…", "").isprintable() or not failures.shown(text).isascii()
     assert "\n" not in failures.understand(text).what
