@@ -99,6 +99,8 @@ class Load:
     stop: threading.Event = field(default_factory=threading.Event)
     answered: dict[str, int] = field(default_factory=lambda: {"http": 0, "grpc": 0})
     failures: list[str] = field(default_factory=list)
+    plans: int = PLANS
+    """So many different answers there may be."""
     answers: set[bytes] = field(default_factory=set)
     """All different answers to the one request; each plan may round in its own way, but always in the same."""
     threads: list[threading.Thread] = field(default_factory=list)
@@ -128,10 +130,10 @@ class Load:
                 try:
                     output = client.infer("model", [given]).as_numpy(metadata["outputs"][0]["name"])
                 except Exception as error:  # noqa: BLE001 - counted, whatever it is
-                    self.failures.append(f"{kind}: {error!r}")
+                    self.failures.append(f"{kind}: {type(error).__name__}: {error}")
                     continue
                 self.answers.add(output.tobytes())
-                if len(self.answers) > PLANS:
+                if len(self.answers) > self.plans:
                     self.failures.append(f"{kind}: a wrong answer")
                 self.answered[kind] += 1
 

@@ -80,7 +80,8 @@ def load_of(pool: Pool, slo: SloPlan | None, service_s: float) -> Load:
         lost=window.rejected + window.expired,
         failed=window.failed,
         quantile_s=None if slo is None else _at(window.latency, slo.percentile),
-        fitted=slo is None or service_s <= slo.latency_s,
+        # Where even half of its real inferences take longer now, one alone would have been late too.
+        fitted=slo is None or max(service_s, window.service.p50 or 0.0) <= slo.latency_s,
     )
 
 
