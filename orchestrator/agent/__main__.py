@@ -149,7 +149,7 @@ async def _until_stopped(api: Api, adoption: Adoption, damaged: Path | None, sys
     # Adoption first: it has the turn before any caller can ask for a change.
     works = (adoption.run(damaged), api.monitor.watch(), keep_up(api.layout, systemd))
     own = [asyncio.create_task(work) for work in works]
-    own.append(asyncio.create_task(api.sources.run(adoption.done)))
+    own.append(asyncio.create_task(api.sources.run(adoption.done, rebuild=damaged is not None)))
     for task in own:
         task.add_done_callback(_on_task_end)
     await asyncio.sleep(0)

@@ -76,6 +76,20 @@ class SourceStore:
         return [plan for (plan,) in self._store.read(sql, -kept)]
 
 
+def to_text(record: SourceRecord) -> str:
+    """Return what a lost store is rebuilt from: the source as it is wanted."""
+    plan = record.plan.model_dump(mode="json")
+    wish = {"name": record.name, "manifest": record.manifest, "path": record.path, "labels": record.labels}
+    return json.dumps(wish | {"plan": plan, "generation": record.generation, "created": record.created})
+
+
+def from_text(text: str) -> SourceRecord:
+    """Return the source of which nothing was taken yet; raise ValueError, KeyError or TypeError for a damaged text."""
+    wish = json.loads(text)
+    plan = SourcePlan.model_validate_json(json.dumps(wish.pop("plan")))
+    return SourceRecord(**wish, plan=plan, state=SourceState())
+
+
 def _record(row: tuple[Any, ...]) -> SourceRecord:
     name, manifest, path, labels, spec, generation, created, state = row
     return SourceRecord(

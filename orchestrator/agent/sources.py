@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent import source_status
+from orchestrator.agent import paths, source_status
 from orchestrator.agent.source_hooks import Hooks
 from orchestrator.agent.source_round import Asked, Outcome, Round, Site
 from orchestrator.agent.source_state import SourceRecord, SourceState
 from orchestrator.agent.source_steps import pause_s, repair_pause_s
+from orchestrator.agent.source_store import from_text, to_text
 from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError, Problem
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SOURCES_MAX = 32
 FOLDER_POLL_S = 2.0  # a folder is looked at this often: names, sizes and times only
+RECORD = "source.json"
+"""What a lost store is rebuilt from, in the folder of each source."""
 END_TIMEOUT_S = 60.0  # for a look under way when its source is deleted
 
 Waiting = tuple[Asked, Report, "asyncio.Future[Outcome]"]
@@ -152,9 +155,14 @@ class Sources:
         """Return the tasks of all sources."""
         return [follower.task for follower in self._followers.values() if follower.task is not None]
 
-    async def run(self, adopted: asyncio.Event) -> None:
-        """Follow all sources that are known, once it is known what runs, until cancelled."""
+    async def run(self, adopted: asyncio.Event, *, rebuild: bool = False) -> None:
+        """Follow all sources that are known, once it is known what runs, until cancelled.
+
+        `rebuild` first finds those that a damaged store has lost.
+        """
         await adopted.wait()
+        if rebuild:
+            self._rebuild()
         for record in self._site.sources.all():
             self._follow(record.name)
         await self._hooks.listen(self._site.sources.all())
@@ -162,6 +170,18 @@ class Sources:
             await asyncio.Event().wait()
         finally:
             self._hooks.close()
+
+    def _rebuild(self) -> None:
+        for path in sorted(self._site.folder.glob(f"*/{RECORD}")):
+            try:
+                record = from_text(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.error("%s: the source is not rebuilt: %s", path, error)
+                continue
+            self._site.sources.put(record)
+            self._site.note(
+                record.name, "Warning", "StateRebuilt", "the state was damaged; the source is followed again"
+            )
 
     def _follow(self, name: str) -> Follower:
         follower = self._followers[name] = Follower(self._site, name)
@@ -220,6 +240,9 @@ class Sources:
         )
         if moved:  # what was fetched is of another place
             shutil.rmtree(self._site.folder / record.name / "git", ignore_errors=True)
+        folder = self._site.folder / record.name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths.write(folder / RECORD, to_text(record))
         self._site.sources.put(record)
         reason = "Created" if before is None else "Changed"
         self._site.note(record.name, "Normal", reason, f"{record.plan.place} {record.plan.path}")
@@ -285,6 +308,7 @@ class Sources:
         """Forget a source; delete its deployments too, unless they are to be kept. Return those deleted."""
         self._known(name)
         await self._followers.pop(name).end()
+        (self._site.folder / name / RECORD).unlink(missing_ok=True)
         owned = [each for each, row in self._site.sources.rows().items() if row.source == name]
         if owned and not keep_deployments:
             await self._site.reconciler.delete(owned, report)

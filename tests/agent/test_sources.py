@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import http.client
 import signal
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_agent import Agent, eventually, manifest
+from conftest_agent import WAIT_S, Agent, eventually, manifest
 from repositories import People
 
 from orchestrator.errors import OrchError
@@ -354,3 +359,65 @@ def test_everything_wrong_with_a_source_is_told_at_once_and_no_secret_with_it(si
     assert "before the @" in str(caught.value)
     with pytest.raises(OrchError, match="there is no source 'gone'"):
         site.agent.call("source_reconcile", {"name": "gone"})
+
+
+def test_a_push_that_the_server_tells_of_is_live_without_waiting_for_the_interval(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    (site.agent.folder / "secret").write_text("hush\n")
+    address = f"127.0.0.1:{free_port()}"
+    site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
+    site.reconcile()
+    commit = site.people.push({"site/shop.yaml": manifest(limit=9)})
+    assert tell(address, b"guess") == 401
+    assert tell(address, b"hush") == 202
+    eventually(lambda: site.item()["lastAppliedRevision"] == f"main@{commit}", "it is live")
+    (site.agent.folder / "secret").write_text("another\n")
+    assert (tell(address, b"hush"), tell(address, b"another")) == (401, 202)
+
+
+def tell(address: str, secret: bytes) -> int:
+    """Tell of a push as GitHub does, and return the answer's status."""
+    body = b'{"ref": "refs/heads/main"}'
+    signature = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
+    headers = {"X-Hub-Signature-256": signature, "X-GitHub-Event": "push", "Content-Type": "application/json"}
+    host, _, port = address.partition(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=WAIT_S)) as connection:
+        connection.request("POST", "/hooks/shop", body, headers)
+        return connection.getresponse().status
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_sources_outlive_a_damaged_store(site: Site) -> None:
+    commit = site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    pid = site.agent.item()["worker"]["pid"]
+    site.agent.end(signal.SIGKILL)
+    for suffix in ("", "-wal", "-shm"):
+        site.agent.layout.database.with_name(f"state.db{suffix}").write_bytes(b"no database" * 999)
+    site.agent.start()
+    eventually(lambda: site.item()["lastAppliedRevision"] == f"main@{commit}", "it is followed again")
+    assert (site.agent.item()["worker"]["pid"], site.agent.item()["revision"]["from"]) == (pid, "shop")
+
+
+def test_more_sources_than_an_agent_follows_are_refused(site: Site) -> None:
+    texts = [site.source().replace("{name: shop}", f"{{name: s{number}}}") for number in range(33)]
+    documents = [{"name": "s.yaml", "base": "/", "text": text} for text in texts]
+    with pytest.raises(OrchError, match="33 sources, and an agent follows at most 32"):
+        site.agent.call("source_put", {"documents": documents})
+    assert site.agent.call("sources")["items"] == []
+
+
+def test_more_manifests_or_deployments_than_a_source_may_hold_are_refused(site: Site) -> None:
+    site.people.push({f"site/{number}.yaml": "" for number in range(1001)})
+    site.follow()
+    assert "1001 manifests, and a source has at most 1000" in str(site.fails())
+    text = "---".join(manifest(f"d{number}") for number in range(201))
+    site.people.push({f"site/{number}.yaml": None for number in range(1001)} | {"site/all.yaml": text, **MODEL})
+    assert "201 deployments, and a source has at most 200" in str(site.fails())
+    assert site.names() == []
