@@ -267,7 +267,8 @@ class WorkerProcess:
     def _trace(self) -> tracing.Traces | None:
         """Begin to make spans where the environment asks for it; what is wrong there must not keep us from serving."""
         try:
-            traces = tracing.begin(os.environ, self._start.plan.name, self._versions[0])
+            scheme = "http" if self._start.plan.endpoint.tls is None else "https"
+            traces = tracing.begin(os.environ, self._start.plan.name, self._versions[0], scheme=scheme)
         except OrchError as error:
             log.warning("no traces: %s", error)
             self._monitor.event("Warning", "TracesOff", None, str(error))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WAITING_MAX = 8192  # requests that wait for the thread; beyond them spans are dropped, and counted
 FLUSH_S = 0.1
-STOP_TIMEOUT_S = 5.0  # for the last spans; a collector that hangs is not waited for
+STOP_TIMEOUT_S = 1.0  # for the last spans; whoever waits for the worker to end does not wait for a collector
 BATCHES_KEPT = 1024  # of which it is known which span stands for the inference that its requests shared
 RECORDED_PER_S = 1000  # requests; each costs 0.2 ms of the interpreter, which the event loop needs too
 HTTP_ERROR = 500
@@ -118,8 +118,10 @@ def wanted(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name) for name in SETTINGS)
 
 
-def begin(environ: Mapping[str, str], deployment: str, version: str) -> Traces | None:
+def begin(environ: Mapping[str, str], deployment: str, version: str, *, scheme: str = "http") -> Traces | None:
     """Return the traces that the variables ask for, started; None where they ask for none.
+
+    `scheme` is that of the HTTP endpoint.
 
     Raise UNSUPPORTED without the packages, INVALID for an exporter or a protocol that orch does not have.
     """
@@ -130,7 +132,9 @@ def begin(environ: Mapping[str, str], deployment: str, version: str) -> Traces |
         provider = _provider(exporter, deployment, version)
     except (ValueError, TypeError) as error:  # a setting of the SDK that makes no sense
         raise OrchError(Kind.INVALID, f"traces cannot start: {error}", where="OTEL_*") from None
-    traces = Traces(Spans(provider, version))
+    # From here on a collector that is gone is told of once for each batch that is lost, not for each try.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
+    traces = Traces(Spans(provider, version, scheme=scheme))
     traces.start()
     return traces
 
@@ -178,11 +182,12 @@ def _provider(exporter: Any, deployment: str, version: str) -> TracerProvider:
 class Spans:
     """Makes the spans of a request: the server's, in it the wait and the inference; on one thread."""
 
-    def __init__(self, provider: TracerProvider, version: str = "") -> None:
+    def __init__(self, provider: TracerProvider, version: str = "", *, scheme: str = "http") -> None:
         from opentelemetry import trace  # as above
 
         self._trace = trace
         self._provider = provider
+        self._scheme = scheme
         self._tracer: Tracer = provider.get_tracer("orch", version)
         self._batches: OrderedDict[int, tuple[Batch, SpanContext]] = OrderedDict()
 
@@ -199,7 +204,7 @@ class Spans:
             NAMES[entry.caller.protocol],
             context=self._parent(entry.caller.traceparent),
             kind=trace.SpanKind.SERVER,
-            attributes=attributes(entry),
+            attributes=attributes(entry, self._scheme),
             start_time=start,
         )
         recording: bool = span.is_recording()
@@ -268,18 +273,18 @@ class Spans:
 NAMES: Mapping[str, str] = {"http": f"POST {ROUTE}", "grpc": f"{SERVICE}/{METHOD}"}
 
 
-def _http(entry: Entry) -> dict[str, str | int]:
+def _http(entry: Entry, scheme: str) -> dict[str, str | int]:
     return {
         "http.request.method": "POST",
         "http.route": ROUTE,
-        "url.scheme": "http",
+        "url.scheme": scheme,
         "url.path": ROUTE.format(model=entry.caller.model),
         "http.response.status_code": int(entry.ended.status),
         "http.request.body.size": entry.nbytes,
     }
 
 
-def _grpc(entry: Entry) -> dict[str, str | int]:
+def _grpc(entry: Entry, _scheme: str) -> dict[str, str | int]:
     # A status by its number, as the conventions want it.
     code = GRPC_NUMBERS.get(entry.ended.status, GRPC_NUMBERS["UNKNOWN"])
     return {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": METHOD, "rpc.grpc.status_code": code}
@@ -309,14 +314,14 @@ GRPC_NUMBERS: Mapping[str, int] = {
         )
     )
 }
-_BY_PROTOCOL: Mapping[str, Callable[[Entry], dict[str, str | int]]] = {"http": _http, "grpc": _grpc}
+_BY_PROTOCOL: Mapping[str, Callable[[Entry, str], dict[str, str | int]]] = {"http": _http, "grpc": _grpc}
 
 
-def attributes(entry: Entry) -> dict[str, str | int]:
+def attributes(entry: Entry, scheme: str) -> dict[str, str | int]:
     """Return what the server span says, by OpenTelemetry's semantic conventions and our own `orch.` names."""
     caller = entry.caller
     own = {"orch.model": caller.model, "orch.request.id": caller.request_id, "client.address": caller.client}
-    return _BY_PROTOCOL[caller.protocol](entry) | {name: value for name, value in own.items() if value}
+    return _BY_PROTOCOL[caller.protocol](entry, scheme) | {name: value for name, value in own.items() if value}
 
 
 def is_error(entry: Entry) -> bool:
