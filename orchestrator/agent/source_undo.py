@@ -60,6 +60,8 @@ class Undo:
         if ran is None:  # not kept any more: a hundred revisions came since
             return
         manifest, plan = ran
-        origin = Origin(manifest, before.path, before.base, before.labels, before.source, before.commit)
+        whence = (before.path, before.base, before.labels, before.source, before.commit)
+        origin = Origin(manifest, *whence, note="put back after a commit that failed")
         if record is None or record.origin != origin or record.desired != plan:
-            await self.reconciler.put_back(origin, plan, report, deadline)
+            # Not on trial: it is what there is to go back to.
+            await self.reconciler.put_back(origin, plan, report, deadline, trial=False)
