@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.agent import process, state_file
 from orchestrator.agent.backup import DATABASE, FOLDERS, FORMAT, INDEX, PIECE_BYTES, Entry, Index
 from orchestrator.agent.paths import Layout
+from orchestrator.agent.store import read_plan
 from orchestrator.errors import Kind, OrchError
 
 FILES_MAX = 20_000  # hundreds of models, each measured in many shapes
@@ -188,6 +189,18 @@ def _check(index: Index | None, found: Mapping[str, Entry], folder: Path, source
     with state_file.reading(database) as connection:
         if not version or state_file.schema_of(connection) != state_file.expected_schema(version):
             raise OrchError(Kind.INVALID, "its state is none that orch made", where=str(source), hint=HINT)
+        for plan in connection.execute("SELECT desired FROM deployments UNION SELECT applied FROM deployments"):
+            _check_plan(plan[0], source)
+
+
+def _check_plan(text: str | None, source: Path) -> None:
+    """Raise CONFLICT for a plan that the agent could not read."""
+    try:
+        if text is not None:
+            read_plan(text)
+    except OrchError as error:
+        hint = "restore it with the orch that made it, or newer"
+        raise OrchError(error.kind, error.problems[0].what, where=str(source), hint=hint) from None
 
 
 def _adapt(database: Path, origin: str, now: float) -> None:

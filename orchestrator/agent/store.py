@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from orchestrator.errors import Kind, OrchError
 from orchestrator.planner.plan import DeploymentPlan
 
@@ -154,7 +156,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._insertions = 0
         # Plans cannot be changed, and all of them are read every two seconds.
-        self._plan: Callable[[str], DeploymentPlan] = lru_cache(PLANS_KEPT)(DeploymentPlan.model_validate_json)
+        self._plan: Callable[[str], DeploymentPlan] = lru_cache(PLANS_KEPT)(read_plan)
 
     def open(self) -> None:
         """Open and migrate; raise sqlite3.DatabaseError when the file is damaged, OrchError for all else."""
@@ -397,6 +399,18 @@ def too_new(path: Path, version: int) -> OrchError:
     what = f"a newer orch wrote this state: version {version}, and this orch reads up to {readable}"
     hint = f"use that orch, or let it write the state for this one: orch agent downgrade --to {readable}"
     return OrchError(Kind.CONFLICT, what, where=str(path), hint=hint)
+
+
+def read_plan(text: str) -> DeploymentPlan:
+    """Return a plan that was kept; raise CONFLICT for one that says what this orch does not know."""
+    try:
+        return DeploymentPlan.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the plan"
+        what = f"a plan in the state is of another orch, probably a newer one: {place}: {first['msg']}"
+        hint = "use that orch, or the state from before its upgrade, state.db.before-vN (docs/operations.md)"
+        raise OrchError(Kind.CONFLICT, what, hint=hint) from None
 
 
 def _deployment(row: tuple[Any, ...], plan: Callable[[str], DeploymentPlan]) -> DeploymentRecord:

@@ -222,6 +222,16 @@ def test_a_state_with_something_of_others_in_it_is_refused(tmp_path: Path, layou
     refused(tmp_path, tmp_path / "orch.tar.gz", "none that orch made")
 
 
+def test_a_plan_of_a_newer_orch_is_refused(tmp_path: Path, layout: Layout) -> None:
+    with closing(sqlite3.connect(layout.database)) as connection, connection:
+        connection.execute("UPDATE deployments SET desired = json_set(desired, '$.models[0].warp', 9)")
+    backup.write(layout, tmp_path / "orch.tar.gz", MADE)
+    refused(tmp_path, tmp_path / "orch.tar.gz", r"probably a newer one: models.0.warp: Extra inputs")
+    with pytest.raises(OrchError, match=r"models\.0\.warp") as caught:
+        names(layout)
+    assert caught.value.kind is Kind.CONFLICT
+
+
 def test_without_a_state_there_is_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(OrchError, match="no state to back up"):
         backup.write(create(tmp_path / "empty"), tmp_path / "b.tar.gz", MADE)
