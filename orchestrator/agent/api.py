@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.agent import paths, scrape
+from orchestrator.agent.decisions import warn_owned
 from orchestrator.agent.history import History
 from orchestrator.agent.monitor import Monitor
 from orchestrator.agent.names import names
@@ -109,7 +110,12 @@ class Api:
 
     async def _delete(self, params: Json, progress: Progress) -> Json:
         names = _list(params, "names")
-        return await self._detached(lambda report: self.reconciler.delete(names, report), progress)
+
+        def work(report: Report) -> Awaitable[Json]:
+            warn_owned([self.store.deployment(name) for name in names], report)
+            return self.reconciler.delete(names, report)
+
+        return await self._detached(work, progress)
 
     async def _detached(self, work: Callable[[Report], Awaitable[Json]], progress: Progress) -> Json:
         """Run the work to its end, also when the caller goes away, and tell the caller how it goes."""

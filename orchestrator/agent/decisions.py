@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.agent.planning import Wanted
 from orchestrator.agent.store import DeploymentRecord
+from orchestrator.agent.turns import Report
 from orchestrator.planner.diff import Change, needs_action
 from orchestrator.planner.plan import EndpointPlan
 
@@ -55,6 +56,15 @@ def to_prune(records: Sequence[DeploymentRecord], wanted: Sequence[Wanted], exis
             )
         )
     ]
+
+
+def warn_owned(records: Iterable[DeploymentRecord | None], report: Report) -> None:
+    """Report which of the deployments, about to be changed by hand, a source will change back."""
+    for record in records:
+        if record is not None and record.origin.source is not None:
+            source = record.origin.source
+            what = f"belongs to the source {source!r}, which changes it back; to keep it: orch source suspend {source}"
+            report({"deployment": record.name, "model": None, "phase": "warning", "message": what})
 
 
 def overlap(wanted: EndpointPlan, taken: EndpointPlan) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 from orchestrator.agent import listener, paths, planning, trials
 from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
-from orchestrator.agent.decisions import Step, decide, overlap, to_prune
+from orchestrator.agent.decisions import Step, decide, overlap, to_prune, warn_owned
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
 from orchestrator.agent.supervisor import DRAIN_TIMEOUT_S, Supervisor, Worker, gone
@@ -114,6 +114,7 @@ class Reconciler:
         """Bring the deployments of the documents about; raise OrchError with all that failed, after trying all."""
         deadline = asyncio.get_running_loop().time() + min(asked.timeout_s, APPLY_TIMEOUT_MAX_S)
         wanted = await asyncio.to_thread(planning.read, asked.documents)
+        warn_owned((self._store.deployment(one.name) for one in wanted), report)
         return await self.bring(wanted, asked, report, deadline)
 
     async def bring(self, wanted: Sequence[Wanted], asked: Apply, report: Report, deadline: float) -> Json:

@@ -123,7 +123,7 @@ class Applying:
         elif message["phase"] == "failed":
             self.failed.add(message["deployment"])
         elif message["phase"] == "warning":
-            self.warnings.append(f"warning: {message['deployment']}/{message['model']}: {message['message']}")
+            self.warnings.append(_warning(message))
 
     def done_lines(self, error: OrchError) -> Iterable[str]:
         """Yield a line for each change of the deployments that did not fail; none where their end is not known."""
@@ -200,6 +200,11 @@ def change_line(deployment: str, change: Mapping[str, Any]) -> str:
     return f"{name} {DONE_WORDS.get(change['action'], change['action'])}{cause}"
 
 
+def _warning(message: Mapping[str, Any]) -> str:
+    name = "/".join(message[key] for key in ("deployment", "model") if message[key])
+    return f"warning: {name}: {message['message']}"
+
+
 @app.command(cls=LightCommand)
 def delete(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Deployments to delete.")],
@@ -223,6 +228,8 @@ def delete(
             for kind, value in control.follow(socket, "delete", {"names": names}, timeout_s=DELETE_S):
                 if kind == "result":
                     deleted = value["deleted"]
+                elif value.get("phase") == "warning":
+                    render.talk(_warning(value))
                 elif "phase" in value:
                     show(value)
     except OrchError as error:

@@ -16,6 +16,7 @@ from conftest_agent import WAIT_S, Agent, eventually, manifest
 from repositories import People
 
 from orchestrator.errors import OrchError
+from orchestrator.serving import admin
 
 MODEL = {"site/model.onnx": b""}  # an empty file names no others
 
@@ -153,7 +154,12 @@ def test_drift_is_repaired_and_told(site: Site) -> None:
     commit = site.people.push({"site/shop.yaml": manifest(), **MODEL})
     site.follow()
     site.reconcile()
-    site.agent.apply(manifest(limit=3))
+    told = list(
+        admin.stream(site.agent.layout.socket, "apply", site.agent.request(manifest(limit=3)), timeout_s=WAIT_S)
+    )
+    assert [line["message"] for kind, line in told if kind == "progress" and line.get("phase") == "warning"] == [
+        "belongs to the source 'shop', which changes it back; to keep it: orch source suspend shop"
+    ]
     assert site.agent.item()["revision"]["source"] == "file"
     site.wake()
     eventually(lambda: site.agent.item()["revision"]["commit"] == commit, "what was applied by hand is taken back")
