@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import resource
+import signal
+from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import OrchError
+from orchestrator.serving import log_file
 from tests.agent.conftest_agent import Agent, agent, manifest, pid_that_serves
-from tests.faults.at_fault import limited
+from tests.faults.at_fault import WAIT_S, SimulatedWorker, eventually, limited
 
 __all__ = ["agent"]
 
@@ -24,3 +27,16 @@ def test_an_agent_whose_disk_is_full_refuses_changes_and_goes_on_once_there_is_r
         assert agent.item()["health"] == "Healthy"
     assert agent.apply(manifest(limit=9))
     assert pid_that_serves(url) == worker
+
+
+def test_a_worker_whose_log_is_full_goes_on_in_a_new_one_while_it_serves(tmp_path: Path) -> None:
+    with SimulatedWorker(tmp_path / "state") as worker:
+        status = worker.until_state("Serving")
+        with worker.log.open("ab") as log:
+            log.write(b"x" * log_file.MAX_BYTES)
+        eventually(log_file.older(worker.log, 1).exists, "the full log is put aside")
+        assert worker.log.stat().st_size < log_file.MAX_BYTES
+        assert worker.call("status")["pid"] == status["pid"]
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(WAIT_S) == 0
+        assert "stopped" in worker.log.read_text()
