@@ -157,6 +157,8 @@ class Agent:
     state: AgentState
     pid: int | None = None
     version: str | None = None
+    unit: str | None = None
+    """The systemd unit that is to run it and does not, as `systemctl` takes it: `--user orch-agent.service`."""
 
 
 @dataclass(frozen=True, slots=True)

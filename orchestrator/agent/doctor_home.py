@@ -10,11 +10,11 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent import listener, paths, process, state_file
+from orchestrator.agent import listener, paths, process, state_file, unit
 from orchestrator.agent.doctor_facts import (
     Agent,
     AgentState,
@@ -52,13 +52,14 @@ class Recorded:
     sources: tuple[Source, ...] = ()
 
 
-def look(layout: Layout) -> State:
-    """Return what lies in the state folder and what runs from it."""
+def look(layout: Layout, root: Path = Path("/")) -> State:
+    """Return what lies in the state folder and what runs from it; `root` holds systemd's files."""
     folder = _folder(layout)
     if not folder.exists or not folder.owned:
         return State(folder, StateFile(str(layout.database), state_file.NEWEST), Agent(AgentState.NONE))
     file, recorded = _state_file(layout)
     agent = _agent(layout)
+    agent = replace(agent, unit=_unit_beside(layout, agent.pid, root))
     workers = _workers(layout, recorded.plans)
     ours = {worker.pid for worker in workers} | {agent.pid}
     plans = recorded.plans
@@ -186,6 +187,21 @@ def _agent(layout: Layout) -> Agent:
         if error.kind is Kind.DEADLINE or alive:
             return Agent(AgentState.SILENT, pid)
     return Agent(AgentState.NONE if pid is None else AgentState.KILLED, pid)
+
+
+def _unit_beside(layout: Layout, pid: int | None, root: Path) -> str | None:
+    """Return the unit that is for this state folder, where systemd runs and the agent is not that unit's process."""
+    if pid is None or not (root / "run/systemd/system").is_dir():
+        return None
+    with suppress(OSError):
+        if unit.NAME in (root / f"proc/{pid}/cgroup").read_text():
+            return None
+    settings = paths.config_dir(os.environ)
+    for scope, path in (("", root / unit.SYSTEM_FOLDER[1:]), ("--user ", settings / unit.USER_FOLDER)):
+        with suppress(OSError):
+            if unit.quoted(f"ORCH_HOME={layout.root}") in (path / unit.NAME).read_text():
+                return scope + unit.NAME
+    return None
 
 
 def _locked_by(layout: Layout) -> int | None:

@@ -122,6 +122,9 @@ def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterat
             yield well("agent", "none runs, and no deployment needs one")
         case AgentState.RUNS:
             yield well("agent", f"runs (process {agent.pid}), {recorded}")
+    if agent.unit is not None and agent.state is AgentState.RUNS:
+        what = f"it runs beside its systemd unit ({agent.unit}), which cannot start and does not watch over it"
+        yield Check("agent", Level.WARN, what, f"orch agent stop; systemctl start {agent.unit}")
     if agent.version is not None and ours is not None and agent.version != ours:
         what = f"the agent is {agent.version}, this command {ours}"
         yield Check("agent-version", Level.WARN, what, "orch agent stop; orch agent start")

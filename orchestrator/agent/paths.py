@@ -121,6 +121,13 @@ def state_dir(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or Path.home()).absolute() / ".local" / "state" / "orch"
 
 
+def config_dir(environ: Mapping[str, str]) -> Path:
+    """Return the folder of this user's settings, as the XDG specification has it."""
+    if environ.get("XDG_CONFIG_HOME", "").startswith("/"):
+        return Path(environ["XDG_CONFIG_HOME"])
+    return Path(environ.get("HOME") or Path.home()).absolute() / ".config"
+
+
 def create(root: Path) -> Layout:
     """Create the state folder (0700) and return its layout; raise OrchError where that cannot be."""
     layout = Layout(root)

@@ -14,6 +14,7 @@ SYSTEM_USER = "orch"
 SYSTEM_STATE = "/var/lib/orch"
 SYSTEM_ENVIRONMENT = "/etc/orch/agent.env"
 SYSTEM_FOLDER = "/etc/systemd/system"
+USER_FOLDER = "systemd/user"  # in the user's settings
 SYSUSERS = "/etc/sysusers.d/orch.conf"
 SYSUSERS_TEXT = f'u {SYSTEM_USER} - "orch agent" {SYSTEM_STATE} /usr/sbin/nologin\n'
 ENVIRONMENT_TEXT = """\

@@ -78,7 +78,7 @@ def _install(asked: Asked, environ: Mapping[str, str]) -> Install:
         system=asked.system,
         command=(sys.executable, "-m", "orchestrator.cli", "agent", "run"),
         state=state,
-        environment_file=unit.SYSTEM_ENVIRONMENT if asked.system else str(_config(environ) / "orch/agent.env"),
+        environment_file=unit.SYSTEM_ENVIRONMENT if asked.system else str(paths.config_dir(environ) / "orch/agent.env"),
         groups=tuple(_present(unit.ACCELERATOR_GROUPS)) if asked.system else (),
         python_path=None if tree is None else str(tree),
     )
@@ -88,15 +88,8 @@ def _state(asked: Asked, environ: Mapping[str, str]) -> str:
     return unit.SYSTEM_STATE if asked.system else str(paths.state_dir(environ))
 
 
-def _config(environ: Mapping[str, str]) -> Path:
-    """Return the folder of this user's settings, as the XDG specification has it."""
-    if environ.get("XDG_CONFIG_HOME", "").startswith("/"):
-        return Path(environ["XDG_CONFIG_HOME"])
-    return Path(environ.get("HOME") or Path.home()).absolute() / ".config"
-
-
 def _unit_path(system: bool, environ: Mapping[str, str]) -> Path:
-    folder = Path(unit.SYSTEM_FOLDER) if system else _config(environ) / "systemd/user"
+    folder = Path(unit.SYSTEM_FOLDER) if system else paths.config_dir(environ) / unit.USER_FOLDER
     return folder / unit.NAME
 
 

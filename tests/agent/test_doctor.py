@@ -267,6 +267,13 @@ CASES: list[tuple[str, Facts, Level, str, str | None]] = [
         "0.0.9, this command 0.1.0",
         "orch agent stop; orch agent start",
     ),
+    (
+        "agent",
+        a_state(agent=replace(AGENT, unit="--user orch-agent.service")),
+        Level.WARN,
+        "beside its systemd unit",
+        "orch agent stop; systemctl start --user orch-agent.service",
+    ),
     ("workers", a_state(workers=()), Level.FAIL, "nothing serves shop", "orch logs shop"),
     ("workers", a_state(workers=(replace(SHOP, answers=False),)), Level.FAIL, "does not answer", "orch logs shop"),
     (

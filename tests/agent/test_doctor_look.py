@@ -15,10 +15,11 @@ import pytest
 from conftest_agent import Agent, eventually, manifest
 from test_decisions import NOW, a_plan
 
-from orchestrator.agent import doctor_home, doctor_host, doctor_look
+from orchestrator.agent import doctor_home, doctor_host, doctor_look, unit
 from orchestrator.agent.doctor_facts import AgentState, DeviceKind, Package, Unknown
 from orchestrator.agent.paths import Layout, create
 from orchestrator.agent.store import Origin, Store
+from orchestrator.agent.unit import Install
 from orchestrator.profiling.host_counters import Snapshot
 
 BEFORE = doctor_host.Moment(Snapshot(0.0, 2, 0.0, 0.0, throttled_s=1.0), 100, 5, wall_s=1000.0, steady_s=50.0)
@@ -185,6 +186,23 @@ def test_an_agent_and_its_worker_are_found_running_stopped_and_killed(
     agent.start()
     agent.end(signal.SIGTERM)
     assert doctor_home._agent(agent.layout).state is AgentState.NONE
+
+
+def test_an_agent_that_runs_beside_its_unit_is_told(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    root, pid = tmp_path / "root", agent.child.pid if agent.child else 0
+    wanted = Install(system=False, command=("orch",), state=str(agent.layout.root), environment_file="/e")
+    write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(wanted))
+    assert doctor_home.look(agent.layout, root).agent.unit is None  # no systemd runs here
+    (root / "run/systemd/system").mkdir(parents=True)
+    assert doctor_home.look(agent.layout, root).agent.unit == "--user orch-agent.service"
+    write(root / f"proc/{pid}/cgroup", f"0::/user.slice/app.slice/{unit.NAME}\n")
+    assert doctor_home.look(agent.layout, root).agent.unit is None
+    write(root / f"proc/{pid}/cgroup", "0::/user.slice\n")
+    write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(replace(wanted, state="/elsewhere")))
+    assert doctor_home.look(agent.layout, root).agent.unit is None
 
 
 def test_a_worker_that_hangs_is_told(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
