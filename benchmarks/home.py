@@ -56,14 +56,14 @@ class Home:
         self.end()
         self._made.cleanup()
 
-    def orch(self, *arguments: str, check: bool = True) -> str:
+    def orch(self, *arguments: str, check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Run a command and return what it prints; raise RuntimeError unless it exits 0."""
         environ = os.environ | {"ORCH_HOME": str(self.folder / "home"), "CI": "true"}
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator.cli", *arguments],
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
             env=environ | {"PYTHONPATH": str(ROOT)},
             cwd=self.folder,

@@ -1,0 +1,1 @@
+"""Measures an agent that follows a real Git server: how soon a push serves, what bad commits do, what idling costs."""
