@@ -160,6 +160,13 @@ def judge(
     return _by_slo(subject, subject.slo, slices, total, limits)
 
 
+def excused(subject: Subject, now: Load | None) -> bool:
+    """Tell whether what served before the change does no better now: then the machine has become slower meanwhile."""
+    if now is None or subject.before is None:
+        return False
+    return _fails(now, None) or (subject.slo is not None and not _holds(now, None, subject.slo))
+
+
 def _idle(subject: Subject, total: Load, limits: TrialLimits) -> bool:
     """Tell whether nobody asks, nor is about to: those who asked before would have come by now."""
     asked_before = subject.before is not None and subject.before.arrivals > 0
@@ -178,7 +185,7 @@ def _by_slo(
 ) -> Judgement | None:
     if total.seconds < limits.seconds:
         return None
-    held = [_holds(each, subject, slo) for each in slices]
+    held = [_holds(each, subject.before, slo) for each in slices]
     at_end = total.seconds >= limits.longest_s
     if len(held) > 1 and held[-1] != held[-2] and not at_end:
         return None
@@ -202,12 +209,11 @@ def _by_service(subject: Subject, slo: SloPlan, why: str) -> Judgement:
     return Judgement(subject.model, good=True, text=f"{why}: {alone}")
 
 
-def _holds(now: Load, subject: Subject, slo: SloPlan) -> bool:
+def _holds(now: Load, before: Load | None, slo: SloPlan) -> bool:
     """Tell whether requests met the SLO, or as many missed it before: then the change is not to blame."""
     allowed = 1 - slo.percentile / 100
     if now.missed_share <= allowed or now.ended * _divergence(now.missed_share, allowed) < SURE_NATS:
         return True
-    before = subject.before
     return before is not None and before.ended > 0 and not _worse(now, before, allowed)
 
 

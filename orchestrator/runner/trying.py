@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner.plan import SloPlan
 from orchestrator.runner.pool import Pool
-from orchestrator.runner.trial import Judgement, Load, Subject, TrialLimits, judge, unfit
+from orchestrator.runner.trial import Judgement, Load, Subject, TrialLimits, excused, judge, unfit
 from orchestrator.telemetry.recorder import Recorder, quantile
 from orchestrator.telemetry.snapshot import Quantiles, Totals
 
@@ -124,6 +124,29 @@ def settle(pools: Iterable[Pool], limits: TrialLimits, stopped: threading.Event)
 def _busy(pool: Pool) -> bool:
     snapshot = pool.snapshot()
     return bool(snapshot.in_flight or snapshot.queued or snapshot.receiving)
+
+
+def watch(
+    pools: Mapping[str, tuple[Pool, SloPlan | None]], limits: TrialLimits, stopped: threading.Event
+) -> dict[str, Load]:
+    """Return what becomes of requests in the next `limits.seconds`, by model."""
+    began, begun = time.monotonic(), {name: tally(pool) for name, (pool, _) in pools.items()}
+    stopped.wait(limits.seconds)
+    seconds = time.monotonic() - began
+    return {name: between(begun[name], tally(pool), seconds, slo) for name, (pool, slo) in pools.items()}
+
+
+def with_excuse(
+    candidates: Sequence[Candidate], said: Iterable[Judgement], now: Mapping[str, Load]
+) -> list[Candidate] | None:
+    """Return the candidates as compared with what served before does `now`; None where one is bad without excuse."""
+    subjects = {each.subject.model: each.subject for each in candidates}
+    if any(not each.good and not excused(subjects[each.model], now.get(each.model)) for each in said):
+        return None
+    return [
+        replace(each, subject=replace(each.subject, before=now.get(each.subject.model, each.subject.before)))
+        for each in candidates
+    ]
 
 
 class Trial:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import OrchError
 from orchestrator.planner.plan import SloPlan
-from orchestrator.runner.trial import TRIAL, Judgement, Load, Subject, judge, limits_of, together, unfit
+from orchestrator.runner.trial import TRIAL, Judgement, Load, Subject, excused, judge, limits_of, together, unfit
 
 SLO = SloPlan(latency_s=0.04, percentile=99, rate_per_s=60)
 HELD_BEFORE = Load(10.0, arrivals=550, answered=550, in_slo=549, quantile_s=0.021)
@@ -103,6 +103,15 @@ def test_a_change_that_makes_an_overload_worse_is_refused() -> None:
     refused = said(a_subject(before=before), full, full)
     assert refused is not None
     assert refused.text.endswith("under 100/s; the revision before missed it for 10 % of them")
+
+
+def test_a_change_is_excused_where_what_served_before_misses_as_much_now() -> None:
+    assert excused(a_subject(), a_slice(60, late=50))
+    assert excused(a_subject(None), a_slice(60, failed=50))
+    assert not excused(a_subject(), a_slice(110))
+    assert not excused(a_subject(), a_slice(109, late=1))
+    assert not excused(a_subject(before=None), a_slice(60, late=50)), "nothing served before it"
+    assert not excused(a_subject(), None)
 
 
 def test_too_few_answers_are_said_to_be_so_and_the_time_of_one_inference_decides() -> None:

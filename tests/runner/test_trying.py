@@ -163,6 +163,23 @@ def test_a_change_that_misses_its_slo_under_load_goes_back_without_a_failed_requ
     assert worker.plan == first
 
 
+def test_a_change_is_tried_once_more_where_the_machine_became_slower_meanwhile(
+    worker: Worker, engine: SimulatedBackend, heard: Heard
+) -> None:
+    slow = threading.Event()
+    engine.service_s = lambda _number: LATE_S if slow.is_set() else QUICK_S
+    worker.apply(plan_of("a"), heard)
+    old = worker.served["a"].pool
+    heard.at["trying"] = slow.set  # for the old pool, too
+    with Callers(worker) as callers:
+        worker.apply(plan_of("a", streams=2), heard)
+    told = [message for _, phase, message in heard.lines if phase in ("trying", "tried")]
+    assert told[1] == "once more: what served before misses its SLO now, too"
+    assert len(told) == 3
+    assert worker.served["a"].pool is not old
+    assert callers.failed == []
+
+
 def test_without_a_trial_the_same_change_is_made(worker: Worker, engine: SimulatedBackend, heard: Heard) -> None:
     worker.apply(plan_of("a"), heard)
     with Callers(worker):
