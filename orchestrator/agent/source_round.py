@@ -192,7 +192,7 @@ class Round:
             self._check_owners(wanted)
             gone = self._removal(record, read, asked)
             self._keep(before=self._undo.remember([one.name for one in wanted]) | (record.state.before or {}))
-            result = await self._apply(wanted, record)
+            result = await self._apply(wanted, record, trial=True)
         except OrchError as error:
             if self._site.stopping.is_set():
                 raise
@@ -223,11 +223,11 @@ class Round:
             raise OrchError(Kind.CONFLICT, found.refused, where=record.plan.path, hint=hint)
         return found
 
-    async def _apply(self, wanted: Sequence[Wanted], record: SourceRecord) -> dict[str, Any]:
+    async def _apply(self, wanted: Sequence[Wanted], record: SourceRecord, *, trial: bool) -> dict[str, Any]:
         if not wanted:
             return {"deployments": []}
         locks = record.plan.locks
-        asked = Apply((), locked=locks == "refuse", measures=locks == "measure", together=True)
+        asked = Apply((), locked=locks == "refuse", measures=locks == "measure", together=True, trial=trial)
         return await self._site.reconciler.bring(wanted, asked, self._report, _deadline(len(wanted)))
 
     async def _put_back(self) -> None:
@@ -295,7 +295,7 @@ class Round:
             read = await self._read(checkout, Asked())
             wanted = [one for one in read.wanted if one.name in names]
             self._check_owners(wanted)
-            await self._apply(wanted, record)
+            await self._apply(wanted, record, trial=False)  # it was good, and what it replaces was not asked for
         except OrchError as error:
             if self._site.stopping.is_set():
                 raise
