@@ -5,6 +5,7 @@ docs/adr/0018-git.md says of each line why.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,23 +81,30 @@ def check(address: GitAddress, credentials: Credentials) -> None:
         what = f"a token is of no use over {address.transport}"
         raise OrchError(Kind.INVALID, what, where="token_file", hint="drop it, or write the https:// address")
     for path in (credentials.ssh_key_file, credentials.known_hosts_file, credentials.allowed_signers_file):
-        if path is not None and not os.access(path, os.R_OK):
-            raise OrchError(Kind.UNAUTHORIZED, "there is no such file, or it may not be read", where=str(path))
+        with reading(path):
+            if path is not None:
+                path.open("rb").close()
+
+
+@contextlib.contextmanager
+def reading(path: Path | None) -> Iterator[None]:
+    """Raise UNAUTHORIZED for a file of the operator's that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        hint = "the source names it; put it there, readable for the agent's user"
+        raise OrchError(Kind.UNAUTHORIZED, what, where=str(path), hint=hint) from None
 
 
 def read_token(path: Path | None) -> tuple[str, str] | None:
     """Return user and token of a file's one line, TOKEN or USER:TOKEN; raise UNAUTHORIZED, which never shows them."""
     if path is None:
         return None
-    try:
-        with path.open("rb") as file:
-            line = file.read(TOKEN_BYTES_MAX).decode("ascii").strip()
-    except OSError as error:
-        raise OrchError(Kind.UNAUTHORIZED, f"the token cannot be read: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        line = ""
+    with reading(path), path.open("rb") as file:
+        line = file.read(TOKEN_BYTES_MAX).decode("latin-1").strip()
     user, _, token = line.partition(":") if ":" in line else ("git", "", line)
-    if not token or not line.isprintable() or " " in line:
+    if not token or not line.isascii() or not line.isprintable() or " " in line:
         hint = "write one line: TOKEN, or USER:TOKEN"
         raise OrchError(Kind.UNAUTHORIZED, "the file holds no token", where=str(path), hint=hint)
     return user, token

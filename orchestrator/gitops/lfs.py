@@ -59,6 +59,8 @@ class LfsFiles:
             for pointer in pointers:
                 yield pointer, self._whole(pointer, _local(Path(self.address.path), pointer))
             return
+        if not pointers:
+            return
         server = self._server()
         for first in range(0, len(pointers), BATCH_MAX):
             batch = pointers[first : first + BATCH_MAX]
@@ -91,7 +93,8 @@ class LfsFiles:
             said = json.loads(ended.out)
             return Server(str(said["href"]), _headers(said.get("header")))
         except (ValueError, KeyError, TypeError):
-            what = "the host gives no address for Git LFS over ssh"
+            words = failures.last_words(ended.err) or "its answer cannot be read"
+            what = f"the host gives no address for Git LFS over ssh: {words}"
             hint = "reach the repository over https, or keep the models in it without LFS"
             raise OrchError(Kind.UNSUPPORTED, what, where=self.address.url, hint=hint) from None
 

@@ -15,6 +15,9 @@ from orchestrator.gitops.program import Deadline, Ended, Running, need, run
 from orchestrator.manifest.git_address import GitAddress, Transport
 
 HEADS_BYTES_MAX = 64 * 1024
+SSH_BYTES_MAX = 1024 * 1024
+STORE_BYTES_MAX = 64 * 2**20  # of what git keeps beside the files of the checkouts
+PACKS_MAX = 60  # each fetch makes two or three, and git looks into all of them
 KEPT_REF = "refs/orch/"
 _COMMIT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORMATS = {40: "sha1", 64: "sha256"}
@@ -38,6 +41,7 @@ class Objects:
     def __init__(self, home: Path, address: GitAddress, credentials: hardening.Credentials) -> None:
         self._home = home
         self._store = home / "git"
+        self._whole = home / "whole"
         self._address = address
         self._credentials = credentials
 
@@ -59,14 +63,21 @@ class Objects:
         self._prepare(commit_id)
         if self._git(["cat-file", "-e", commit_id + "^{tree}"], deadline, check=False).status == 0:
             return
-        fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1", "--filter=blob:none", "origin"]
-        self._git([*fetch, f"+{commit_id}:{KEPT_REF}{commit_id}"], deadline, file_max=file_max)
+        left_out = [] if self._whole.exists() else ["--filter=blob:none"]
+        fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1", *left_out, "origin"]
+        ended = self._git([*fetch, f"+{commit_id}:{KEPT_REF}{commit_id}"], deadline, file_max=file_max)
+        if "filtering not recognized" in ended.err:
+            self._sends_all("the remote leaves no blobs out")
 
     def fetch_blobs(self, ids: Sequence[str], deadline: Deadline, file_max: int) -> None:
         """Fetch blobs that the remote left out, as git itself fetches those of a partial clone."""
         noop = ["-c", "fetch.negotiationAlgorithm=noop"]
         fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=blob:none", "--stdin", "origin"]
-        self._git([*noop, *fetch], deadline, stdin=_lines(ids), file_max=file_max)
+        ended = self._git([*noop, *fetch], deadline, stdin=_lines(ids), file_max=file_max, check=False)
+        if "unadvertised object" in ended.err:  # protocol 0, as over ssh where sshd passes on no GIT_PROTOCOL
+            self._sends_all("the remote leaves blobs out, and does not send them afterwards")
+            raise DamagedError("the remote does not send single blobs")
+        self._checked(ended, True)
 
     # On this machine
 
@@ -110,10 +121,21 @@ class Objects:
                 yield object_id, size, stream.take(size)
                 stream.line()
 
-    def size(self) -> tuple[int, int]:
-        """Return the bytes that the repository takes on the disk, and in how many packs."""
+    def tidy(self, kept: int) -> None:
+        """Throw the repository away where it has grown; `kept` are the bytes of all files that are needed.
+
+        Git never gives back what came of a partial clone, and the contents that are needed are kept elsewhere.
+        """
         files = [Path(folder, name) for folder, _, names in os.walk(self._store) for name in names]
-        return sum(file.lstat().st_size for file in files), sum(file.suffix == ".pack" for file in files)
+        size, packs = sum(file.lstat().st_size for file in files), sum(file.suffix == ".pack" for file in files)
+        # What a remote sends all at once it would all send again.
+        if size > max(STORE_BYTES_MAX, 2 * kept if self._whole.exists() else 0) or packs > PACKS_MAX:
+            self.discard()
+
+    def _sends_all(self, why: str) -> None:
+        """Remember that this remote is fetched from as a whole."""
+        with disk(self._home):
+            self._whole.write_text(why + "\n")
 
     def discard(self) -> None:
         """Throw the repository away; the next fetch makes it anew."""
@@ -124,12 +146,12 @@ class Objects:
             shutil.rmtree(old, ignore_errors=True)
 
     def ssh(self, words: Sequence[str], deadline: Deadline) -> Ended:
-        """Run a command of the ssh remote's host, such as git-lfs-authenticate."""
+        """Run a command of the ssh remote's host, such as git-lfs-authenticate; return how it ended."""
         port = ["-p", str(self._address.port)] if self._address.port else []
         host = (f"{self._address.user}@" if self._address.user else "") + str(self._address.host).strip("[]")
         command = [*hardening.ssh_command(self._credentials), *port, "--", host, *words]
         environment = self._environment()
-        return self._checked(run(Running(command, environment=environment, cwd=self._home, deadline=deadline)), False)
+        return run(Running(command, environment=environment, cwd=self._home, deadline=deadline), out_max=SSH_BYTES_MAX)
 
     def _prepare(self, commit_id: str) -> None:
         if (self._store / "HEAD").exists():

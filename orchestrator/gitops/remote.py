@@ -13,6 +13,7 @@ with a hint, and no text ever holds a credential:
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from orchestrator.gitops.hardening import (
     checked_branch,
     checked_folder,
     read_token,
+    reading,
 )
 from orchestrator.gitops.lfs import LfsFiles
 from orchestrator.gitops.objects import DamagedError, Objects, check_commit_id
@@ -37,8 +39,6 @@ from orchestrator.gitops.program import Deadline
 from orchestrator.gitops.tree import LINK_BYTES_MAX, LINK_MODE, LINKS_MAX, Taken, Tree, parse_listing
 
 TIMEOUT_S = 60.0
-STORE_BYTES_MAX = 64 * 2**20  # of what git keeps beside the checkouts, or twice the size of those
-PACKS_MAX = 60  # each fetch makes two or three, and git looks into all of them
 T = TypeVar("T")
 
 
@@ -107,7 +107,7 @@ class Repository:
         """
         check_commit_id(commit_id)
         record = self._checkouts.find(commit_id)
-        if record is None or self._remote.allowed_signers_file is not None or not self._fits(record):
+        if record is None or not self._fits(record):
             record = self._repairing(partial(self._fetch, commit_id, record))
         return self._checkout(commit_id, record)
 
@@ -129,11 +129,7 @@ class Repository:
 
     def keep(self, ids: Collection[str]) -> None:
         """Remove the checkouts of all other commits, and what only they needed."""
-        kept = self._checkouts.keep(ids)
-        objects = self._objects()
-        size, packs = objects.size()
-        if size > max(STORE_BYTES_MAX, 2 * kept) or packs > PACKS_MAX:
-            objects.discard()  # git itself never gives back what came of a partial clone; files are in the checkouts
+        self._objects().tidy(self._checkouts.keep(ids))
 
     def _objects(self) -> Objects:
         remote = self._remote
@@ -161,27 +157,32 @@ class Repository:
             objects.discard()
             raise OrchError(Kind.UNAVAILABLE, f"git failed twice: {error}", where=str(self._folder)) from None
 
+    def _wanted(self) -> dict[str, str | float]:
+        """Return what a checkout is made for: which folder, and whom to believe."""
+        signers = self._remote.allowed_signers_file
+        with reading(signers):
+            believed = "" if signers is None else hashlib.sha256(signers.read_bytes()).hexdigest()
+        return {"path": checked_folder(self._remote.path), "signers": believed}
+
     def _fits(self, record: Record) -> bool:
-        """Return whether a checkout was made for the folder that is wanted now."""
-        return record.about["path"] == checked_folder(self._remote.path)
+        return all(record.about.get(key) == value for key, value in self._wanted().items())
 
     def _fetch(self, commit_id: str, record: Record | None, objects: Objects, deadline: Deadline) -> Record:
+        wanted = self._wanted()
         objects.fetch_commit(commit_id, deadline, self._limits.total_bytes)
         if self._remote.allowed_signers_file is not None:
             objects.verify(commit_id, deadline)
-        if record is not None and self._fits(record):
-            return record
-        path = checked_folder(self._remote.path)
+        path = str(wanted["path"])
         tree = self._tree(commit_id, objects, deadline)
         if not tree.has_folder(path):
             what = f"the commit {commit_id[:12]} has no folder {path!r}"
             raise OrchError(Kind.NOT_FOUND, what, where=self._remote.url, hint="check path, and what was pushed")
         files, links = self._files(tree.take([path]), objects, deadline)
         author, when, subject = objects.about(commit_id, deadline)
-        about: dict[str, str | float] = {"author": author, "time": when, "subject": subject, "path": path}
+        about = {"author": author, "time": when, "subject": subject, **wanted}
         if record is None:
             self._checkouts.place(commit_id, files, links, about)
-        else:
+        else:  # for another folder or other signers; what uses it goes on using it
             self._checkouts.add(commit_id, files, links, about)
         return Record(about, {}, {})
 

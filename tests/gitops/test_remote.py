@@ -84,6 +84,17 @@ def test_a_remote_that_cannot_leave_blobs_out_is_fetched_all_the_same(tmp_path: 
     assert fetched(repository.fetch(upstream.commit(FILES)).root) == BERLIN
 
 
+def test_a_remote_that_leaves_blobs_out_and_does_not_send_them_later_is_fetched_all_the_same(
+    tmp_path: Path, upstream: Upstream, server: Server
+) -> None:
+    """Protocol 0, as behind an sshd that passes on no GIT_PROTOCOL."""
+    server.protocol = False
+    repository = a_repository(tmp_path, f"{server.url}/site.git")
+    checkout = repository.fetch(upstream.commit(FILES))
+    assert repository.bring(checkout, ["models"]) == ("models",)
+    assert fetched(repository.fetch(upstream.commit({**FILES, "new": "new"})).root) == BERLIN
+
+
 def test_only_the_newest_commit_is_fetched(tmp_path: Path, upstream: Upstream) -> None:
     first = upstream.commit({"sites/berlin/old.yaml": "old"})
     repository = a_repository(tmp_path, upstream.path)

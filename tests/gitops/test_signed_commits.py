@@ -87,6 +87,19 @@ def test_a_key_that_is_removed_from_the_list_is_believed_no_more(tmp_path: Path,
         repository.fetch(made)
 
 
+def test_a_commit_that_was_checked_needs_no_remote_to_be_used_again(tmp_path: Path, upstream: Upstream) -> None:
+    ada = a_key(tmp_path, "ada")
+    made = upstream.commit(FILES, signed_with=ada if KEYGEN else None)
+    remote = GitRemote(str(upstream.path), allowed_signers_file=allowed(tmp_path, ada))
+    repository = Repository(tmp_path / "state", remote)
+    if KEYGEN is None:
+        refused(tmp_path, upstream, made, tmp_path / "allowed_signers", "")
+    else:
+        checkout = repository.fetch(made)
+        upstream.path.rename(tmp_path / "gone")
+        assert repository.fetch(made) == checkout
+
+
 def test_a_list_of_signers_that_is_not_there_stops_before_anybody_is_asked(tmp_path: Path) -> None:
     remote = GitRemote("/nowhere", allowed_signers_file=tmp_path / "none")
     with pytest.raises(OrchError) as error:

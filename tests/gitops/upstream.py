@@ -135,6 +135,8 @@ class Server:
     root: Path
     url: str = ""
     token: str | None = None
+    protocol: bool = True
+    """Whether git's protocol 2 is spoken."""
     redirect: str | None = None
     """Where every request is sent on to."""
     lfs_href: str | None = None
@@ -230,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             **ALONE,
             "CONTENT_TYPE": self.headers.get("Content-Type", ""),
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", "") if self.about.protocol else "",
             "REMOTE_ADDR": "127.0.0.1",
         }
         ran = subprocess.run(
