@@ -43,6 +43,8 @@ class TlsOutflow:
 
     def stalled_s(self, transport: asyncio.Transport, now: float) -> float | None:
         """Return for how long the client has acknowledged nothing of what waits for it; None when nothing waits."""
+        if transport.get_extra_info("socket") is None:
+            return None  # it is gone, and our protocol is about to hear of it
         unsent = transport.get_write_buffer_size()
         seen = (unsent, _acknowledged(transport))
         if seen != self._seen:
