@@ -43,9 +43,11 @@ class SourceApi:
 
     async def _put(self, params: Json, _progress: Progress) -> Json:
         documents = await asyncio.to_thread(_read, params.get("documents"))
+        await self.sources.settled()
         return {"sources": await self.sources.put(documents, dry=bool(params.get("dry", False)))}
 
     async def _list(self, params: Json, _progress: Progress) -> Json:
+        await self.sources.settled()
         return {"apiVersion": "orch/v1", "kind": "SourceList", "items": self.sources.items(params.get("names"))}
 
     async def _reconcile(self, params: Json, progress: Progress) -> Json:
@@ -53,6 +55,7 @@ class SourceApi:
         name, timeout_s = _name(params), float(params.get("timeout_s") or RECONCILE_TIMEOUT_S)
 
         async def work(report: Report) -> Json:
+            await self.sources.settled()
             try:
                 async with asyncio.timeout(min(timeout_s, RECONCILE_TIMEOUT_MAX_S)):
                     return await self.sources.reconcile(name, asked, report)
@@ -63,12 +66,14 @@ class SourceApi:
         return await self.detached(work, progress)
 
     async def _suspend(self, params: Json, _progress: Progress) -> Json:
+        await self.sources.settled()
         return await self.sources.suspend(_name(params), bool(params.get("on", True)))
 
     async def _delete(self, params: Json, progress: Progress) -> Json:
         name, kept = _name(params), bool(params.get("keep_deployments", False))
 
         async def work(report: Report) -> Json:
+            await self.sources.settled()
             deleted = await self.sources.delete(name, keep_deployments=kept, report=report)
             return {"deleted": name, "deployments": deleted}
 

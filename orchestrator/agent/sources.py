@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SOURCES_MAX = 32
 FOLDER_POLL_S = 2.0  # a folder is looked at this often: names, sizes and times only
+FOLLOWING_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
 RECORD = "source.json"
 """What a lost store is rebuilt from, in the folder of each source."""
 END_TIMEOUT_S = 60.0  # for a look under way when its source is deleted
@@ -149,6 +150,7 @@ class Sources:
         self._site = site
         self._followers: dict[str, Follower] = {}
         self._hooks = Hooks(site, self._pushed)
+        self._following = asyncio.Event()
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -166,10 +168,17 @@ class Sources:
         for record in self._site.sources.all():
             self._follow(record.name)
         await self._hooks.listen(self._site.sources.all())
+        self._following.set()
         try:
             await asyncio.Event().wait()
         finally:
             self._hooks.close()
+
+    async def settled(self) -> None:
+        """Wait a little for a new agent to follow its sources, so that none is called missing that is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOWING_TIMEOUT_S):
+                await self._following.wait()
 
     def _rebuild(self) -> None:
         for path in sorted(self._site.folder.glob(f"*/{RECORD}")):
