@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from orchestrator.agent.doctor_check import Check, Level, well
 from orchestrator.agent.doctor_facts import DeviceFile, DeviceKind, Engine, Machine, Software, Unknown
 
-GIT_OLDEST = (2, 27)  # `git sparse-checkout` and partial clones as sources use them
+GIT_OLDEST = (2, 34)  # partial clones and signatures as sources use them; docs/gitops.md says the same
 DRIVERS = {
     DeviceKind.GPU: "sudo apt-get install intel-opencl-icd",
     DeviceKind.NPU: "sudo apt-get install intel-driver-compiler-npu intel-level-zero-npu",
