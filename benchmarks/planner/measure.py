@@ -133,6 +133,7 @@ def machine_facts(cpus: int) -> dict[str, Any]:
         "memory_bytes": host.memory_bytes,
         "kernel": host.kernel,
         "openvino": ov.__version__.split("-")[0],
+        tables.GATHERED: True,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -94,3 +94,14 @@ def test_a_neighbour_slows_down_and_shows_as_foreign_load(table: Table) -> None:
     tainted = [block.host.tainted() for row in disturbed.rows for block in row.blocks]
     assert 0.1 < sum(tainted) / len(tainted) < 0.4
     assert not any(block.host.tainted() for row in entry.rows for block in row.blocks)
+
+
+def test_a_table_measured_without_gathering_counts_the_copies_of_a_batch() -> None:
+    entry = made_up().entries[0]
+    gathered = entry.gathered(30_000_000)
+    for row, longer in zip(entry.rows, gathered.rows, strict=True):
+        copies = 0.0 if row.arm.batch == 1 else row.arm.batch * 0.01
+        grown = [after - before for before, after in zip(row.services(1), longer.services(1), strict=True)]
+        assert grown == pytest.approx([copies] * len(grown))
+        per_s = [sum(block.per_s for block in each.at(1)) for each in (row, longer)]
+        assert (per_s[1] < per_s[0]) == (row.arm.batch > 1)
