@@ -7,6 +7,7 @@ import hmac
 import http.client
 import signal
 import socket
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,30 @@ from orchestrator.serving import admin
 MODEL = {"site/model.onnx": b""}  # an empty file names no others
 
 
-@pytest.fixture
-def people(tmp_path: Path) -> People:
-    return People(tmp_path)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """The agent of all tests that do not end it."""
+    made = Agent(tmp_path_factory.mktemp("shared"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.clean_up()
 
 
 @pytest.fixture
-def site(agent: Agent, people: People) -> Site:
-    return Site(agent, people)
+def site(shared: Agent, tmp_path: Path) -> Iterator[Site]:
+    made = Site(shared, People(tmp_path))
+    yield made
+    for source in shared.call("sources")["items"]:
+        shared.call("source_delete", {"name": source["metadata"]["name"]})
+    shared.call("delete", {"names": made.names()})
+
+
+@pytest.fixture
+def own(agent: Agent, tmp_path: Path) -> Site:
+    """A site with an agent of its own, which may be killed."""
+    return Site(agent, People(tmp_path))
 
 
 class Site:
@@ -36,6 +53,7 @@ class Site:
 
     def __init__(self, agent: Agent, people: People) -> None:
         self.agent, self.people = agent, people
+        self.begin = agent.call("events")["last"]
 
     def source(self, more: str = "", place: str | None = None) -> str:
         place = place or f"git: {{url: {self.people.bare}, branch: main}}"
@@ -65,7 +83,7 @@ spec:
         return dict(self.agent.call("sources", {"names": ["shop"]})["items"][0])
 
     def reasons(self) -> list[str]:
-        events = self.agent.call("events", {"name": "source/shop"})["events"]
+        events = self.agent.call("events", {"name": "source/shop", "after": self.begin})["events"]
         return [event["reason"] for event in events for _ in range(event["count"])]
 
     def wake(self) -> None:
@@ -230,37 +248,37 @@ def test_a_model_that_did_not_change_is_not_touched_by_another_commit(site: Site
     assert [path.read_bytes() for path in kept] == [b"", b"\x08\x01"], "the one before is there for a rollback"
 
 
-def test_an_agent_killed_amid_a_commit_is_followed_by_one_that_finishes_it(site: Site) -> None:
-    site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
-    site.follow()
-    site.reconcile()
+def test_an_agent_killed_amid_a_commit_is_followed_by_one_that_finishes_it(own: Site) -> None:
+    own.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    own.follow()
+    own.reconcile()
     files = {"site/a.yaml": manifest("a", limit=9), "site/b.yaml": manifest("b", behaviour="HANG")}
-    commit = site.people.push(files)
-    site.wake()
-    eventually(lambda: site.agent.item("a")["revision"]["commit"] == commit, "the first one is changed")
-    site.agent.end(signal.SIGKILL)
-    (site.agent.layout.workers / "go-on").touch()
-    site.agent.start()
-    eventually(lambda: site.item()["lastAppliedRevision"] == f"main@{commit}", "the next agent finishes it")
-    assert [site.agent.item(name)["revision"]["commit"] for name in ("a", "b")] == [commit, commit]
+    commit = own.people.push(files)
+    own.wake()
+    eventually(lambda: own.agent.item("a")["revision"]["commit"] == commit, "the first one is changed")
+    own.agent.end(signal.SIGKILL)
+    (own.agent.layout.workers / "go-on").touch()
+    own.agent.start()
+    eventually(lambda: own.item()["lastAppliedRevision"] == f"main@{commit}", "the next agent finishes it")
+    assert [own.agent.item(name)["revision"]["commit"] for name in ("a", "b")] == [commit, commit]
 
 
-def test_an_agent_killed_amid_a_commit_that_cannot_be_leaves_the_one_before(site: Site) -> None:
-    good = site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
-    site.follow()
-    site.reconcile()
+def test_an_agent_killed_amid_a_commit_that_cannot_be_leaves_the_one_before(own: Site) -> None:
+    good = own.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    own.follow()
+    own.reconcile()
     files = {"site/a.yaml": manifest("a", limit=9), "site/b.yaml": manifest("b", behaviour="HANG")}
-    site.people.push(files)
-    site.wake()
-    eventually(lambda: site.agent.item("a")["metadata"]["generation"] == 2, "the first one is changed")
-    site.agent.end(signal.SIGKILL)
-    bad = site.people.push({"site/b.yaml": manifest("b", behaviour="REFUSE")})
-    (site.agent.layout.workers / "go-on").touch()
-    site.agent.start()
-    eventually(lambda: site.item()["attempted"]["commit"] == bad, "the next commit is tried")
-    eventually(lambda: site.item()["attempted"]["result"] == "failed", "it fails")
-    assert site.agent.call("describe", {"name": "a"})["plan"]["models"][0]["queue"]["limit"] == 8
-    assert site.agent.item("a")["revision"]["commit"] == good
+    own.people.push(files)
+    own.wake()
+    eventually(lambda: own.agent.item("a")["metadata"]["generation"] == 2, "the first one is changed")
+    own.agent.end(signal.SIGKILL)
+    bad = own.people.push({"site/b.yaml": manifest("b", behaviour="REFUSE")})
+    (own.agent.layout.workers / "go-on").touch()
+    own.agent.start()
+    eventually(lambda: own.item()["attempted"]["commit"] == bad, "the next commit is tried")
+    eventually(lambda: own.item()["attempted"]["result"] == "failed", "it fails")
+    assert own.agent.call("describe", {"name": "a"})["plan"]["models"][0]["queue"]["limit"] == 8
+    assert own.agent.item("a")["revision"]["commit"] == good
 
 
 def test_a_suspended_source_takes_nothing_until_it_is_resumed(site: Site) -> None:
@@ -398,17 +416,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_sources_outlive_a_damaged_store(site: Site) -> None:
-    commit = site.people.push({"site/shop.yaml": manifest(), **MODEL})
-    site.follow()
-    site.reconcile()
-    pid = site.agent.item()["worker"]["pid"]
-    site.agent.end(signal.SIGKILL)
+def test_sources_outlive_a_damaged_store(own: Site) -> None:
+    commit = own.people.push({"site/shop.yaml": manifest(), **MODEL})
+    own.follow()
+    own.reconcile()
+    pid = own.agent.item()["worker"]["pid"]
+    own.agent.end(signal.SIGKILL)
     for suffix in ("", "-wal", "-shm"):
-        site.agent.layout.database.with_name(f"state.db{suffix}").write_bytes(b"no database" * 999)
-    site.agent.start()
-    eventually(lambda: site.item()["lastAppliedRevision"] == f"main@{commit}", "it is followed again")
-    assert (site.agent.item()["worker"]["pid"], site.agent.item()["revision"]["from"]) == (pid, "shop")
+        own.agent.layout.database.with_name(f"state.db{suffix}").write_bytes(b"no database" * 999)
+    own.agent.start()
+    eventually(lambda: own.item()["lastAppliedRevision"] == f"main@{commit}", "it is followed again")
+    assert (own.agent.item()["worker"]["pid"], own.agent.item()["revision"]["from"]) == (pid, "shop")
 
 
 def test_more_sources_than_an_agent_follows_are_refused(site: Site) -> None:
