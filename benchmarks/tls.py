@@ -72,7 +72,7 @@ def asked(endpoint: Endpoint, script: Path, seconds: float, connections: int) ->
     text = subprocess.run(
         [*command, f"{endpoint.url}/v2/models/model/infer"], capture_output=True, text=True, timeout=300, check=True
     ).stdout
-    count, rate = re.search(r"([0-9]+) requests in", text), re.search(r"Requests/sec:s+([0-9.]+)", text)
+    count, rate = re.search(r"([0-9]+) requests in", text), re.search(r"Requests/sec:\s+([0-9.]+)", text)
     if "Non-2xx" in text or count is None or rate is None:
         raise SystemExit(text)
     return float(rate[1]), 1000 * (endpoint.cpu_s() - before) / int(count[1])

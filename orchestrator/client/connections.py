@@ -47,6 +47,8 @@ class Connections:
     def __init__(self, url: str, *, tls: ssl.SSLContext | None, clock: Callable[[], float]) -> None:
         self.url = _address(url)
         self.where = self.url.geturl()
+        if tls is not None and self.url.scheme != "https":
+            raise Invalid("certificates are for https only", where=self.where, hint="write https://, or leave them out")
         self._tls = tls
         self._clock = clock
         self._idle: deque[http.client.HTTPConnection] = deque()

@@ -78,7 +78,7 @@ class Client:
         and its key for servers that ask for one, all PEM; `tls` stands for both. Raise Invalid for files that cannot
         be used. `clock`, `sleep` and `chance` are for tests.
         """
-        if tls is None and url.startswith("https://"):
+        if tls is None and (ca_file is not None or client_certificate is not None):
             tls = _context(ca_file, client_certificate)
         self._connections = Connections(url, tls=tls, clock=clock)
         self._retrying = Retrying(clock=clock, sleep=sleep, chance=chance)

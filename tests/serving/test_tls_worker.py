@@ -189,7 +189,8 @@ def test_infer_trusts_the_certificate_and_sends_the_token_of_a_local_deployments
     ("ca_file", "scheme", "says"),
     [
         (None, "https", "the server's certificate is not trusted: .*--ca FILE"),
-        ("own", "http", "closed without an answer"),
+        (None, "http", "closed without an answer"),
+        ("own", "http", "certificates are for https only"),
         ("gone", "https", "cannot be read: No such file"),
     ],
 )
