@@ -214,7 +214,7 @@ def _holds(now: Load, before: Load | None, slo: SloPlan) -> bool:
     allowed = 1 - slo.percentile / 100
     if now.missed_share <= allowed or now.ended * _divergence(now.missed_share, allowed) < SURE_NATS:
         return True
-    return before is not None and before.ended > 0 and not _worse(now, before, allowed)
+    return before is not None and before.ended > 0 and not (_worse(now, before, allowed) or _slower(now, before))
 
 
 def _worse(now: Load, before: Load, allowed: float) -> bool:
@@ -222,6 +222,18 @@ def _worse(now: Load, before: Load, allowed: float) -> bool:
     if now.missed_share <= NO_WORSE * before.missed_share + allowed:
         return False
     return _difference(now.missed, now.ended, before.missed, before.ended) >= SURE_NATS
+
+
+def _slower(now: Load, before: Load) -> bool:
+    """Tell whether clearly fewer were answered in time than before, although as many asked.
+
+    Callers who come back at once make most of the requests of any pool that is full; then shares tell nothing.
+    """
+    expected = before.in_slo / max(before.seconds, 1e-6) * now.seconds
+    if now.arrivals < expected or NO_WORSE * now.in_slo >= expected:
+        return False
+    chance = now.in_slo * math.log(now.in_slo / expected) if now.in_slo else 0.0
+    return expected - now.in_slo + chance >= SURE_NATS
 
 
 def _fails(now: Load, before: Load | None) -> bool:

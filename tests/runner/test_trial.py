@@ -105,6 +105,19 @@ def test_a_change_that_makes_an_overload_worse_is_refused() -> None:
     assert refused.text.endswith("under 100/s; the revision before missed it for 10 % of them")
 
 
+def test_a_change_that_answers_fewer_in_time_is_refused_though_those_who_come_back_at_once_fill_any_pool() -> None:
+    before = Load(10.0, arrivals=7000, answered=900, in_slo=900, lost=6100)
+    storm = a_slice(30, lost=670)
+    refused = said(a_subject(before=before), storm, storm, quantile_s=0.05)
+    assert refused == bad(
+        "p99 50 ms over the SLO of 40 ms in 2.0 s under 700/s; the revision before missed it for 87.1 % of them"
+    )
+    as_many = a_slice(85, lost=615)
+    kept = said(a_subject(before=before), as_many, as_many)
+    assert kept is not None
+    assert kept.good
+
+
 def test_a_change_is_excused_where_what_served_before_misses_as_much_now() -> None:
     assert excused(a_subject(), a_slice(60, late=50))
     assert excused(a_subject(None), a_slice(60, failed=50))
