@@ -63,9 +63,8 @@ def receiver() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def checked_out(commit: str, folder: Path) -> Iterator[Path]:
+def checked_out(commit: str, tree: Path) -> Iterator[Path]:
     """Yield a tree of the commit."""
-    tree = folder / "before"
     subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tree), commit], check=True)
     try:
         yield tree
@@ -130,6 +129,7 @@ def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", help="commit to compare with; without it off is the base")
+    parser.add_argument("--of", help="commit to measure instead of the working tree")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--connections", type=int, default=64)
@@ -138,8 +138,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orch-bench-")))
         trees = {OFF: Path.cwd()}
-        if options.before:
-            trees[BEFORE] = stack.enter_context(checked_out(options.before, folder))
+        for name, commit in ((OFF, options.of), (BEFORE, options.before)):
+            if commit:
+                trees[name] = stack.enter_context(checked_out(commit, folder / name.replace(" ", "-")))
         cpus = len(os.sched_getaffinity(0))
         properties = {"NUM_STREAMS": str(cpus), "INFERENCE_NUM_THREADS": str(cpus)}
         path = topologies.save("tiny_mlp", folder)

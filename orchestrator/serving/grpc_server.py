@@ -250,7 +250,9 @@ class GrpcServer:
     async def _infer_and_note(self, data: bytes, context: Any, metadata: dict[str, str]) -> bytes:
         began = time.monotonic()
         known = contract.ids(metadata)
-        metadata[contract.REQUEST_ID] = known.request_id or self._requests.new_id()
+        request_id = known.request_id
+        if request_id is None and self._requests.writing:
+            request_id = metadata[contract.REQUEST_ID] = self._requests.new_id()
         ended = Ended("CANCELLED", "CANCELLED")
         try:
             reply, answer = await self._infer(data, context, metadata)
@@ -264,8 +266,7 @@ class GrpcServer:
         finally:
             model, id_ = _names(data)
             client = grpc_client(context.peer())
-            request_id = metadata[contract.REQUEST_ID]
-            who = Caller("grpc", model, request_id, id_, known.trace_id, client, known.traceparent)
+            who = Caller("grpc", model, request_id or "", id_, known.trace_id, client, known.traceparent)
             self._requests.note(who, len(data), ended, time.monotonic() - began)
         return reply
 

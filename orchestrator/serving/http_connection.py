@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin(self, head: Head) -> None:
         """Decide at the head what becomes of the request."""
-        if head.infers and self._shared.requests.on:
+        if head.infers and self._shared.requests.writing:
             self._head = head = with_id(head, self._shared.requests.new_id)
         error = unauthorized(head, self._shared.token())
         if error is None and head.infers:

@@ -204,11 +204,11 @@ class Spans:
             NAMES[entry.caller.protocol],
             context=self._parent(entry.caller.traceparent),
             kind=trace.SpanKind.SERVER,
-            attributes=attributes(entry, self._scheme),
             start_time=start,
         )
         recording: bool = span.is_recording()
-        if recording:
+        if recording:  # the samplers of the environment ask for no attributes
+            span.set_attributes(attributes(entry, self._scheme))
             if ended.queue_s is not None and ended.service_s is not None:
                 self._parts(span, entry, start)
             if ended.code is not None:

@@ -200,6 +200,13 @@ def test_the_client_sends_its_span_along_and_the_workers_spans_are_in_its_trace(
     assert "orch/shop" in site.collector.services
 
 
+def test_a_client_that_says_nothing_of_traces_sees_nothing_of_them(site: Site) -> None:
+    body = json.dumps({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.0] * 64}]})
+    request = urllib.request.Request(f"http://{site.http}/v2/models/digits/infer", body.encode())
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert not {"x-request-id", "traceparent"} & {name.lower() for name in answer.headers}
+
+
 def test_a_grpc_call_is_traced_by_its_metadata(site: Site) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     with tritonclient.grpc.InferenceServerClient(site.grpc) as client:
