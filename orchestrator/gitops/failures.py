@@ -63,6 +63,13 @@ RULES = (
         "name a file with a token that may read the repository: token_file",
     ),
     Rule(
+        # The name stands in the configuration that older ones do not read: so none of them ever runs without it.
+        r"'origin' does not appear to be a git repository",
+        Kind.UNSUPPORTED,
+        "this machine's git is too old",
+        "install git 2.34 or later",
+    ),
+    Rule(
         r"dubious ownership",
         Kind.UNAUTHORIZED,
         "the repository belongs to another user",

@@ -112,7 +112,10 @@ def read_token(path: Path | None) -> tuple[str, str] | None:
 
 def environment(home: Path, address: GitAddress, credentials: Credentials, own: Mapping[str, str]) -> dict[str, str]:
     """Return git's whole environment; `home` is the folder of our own where its configuration stands."""
+    # Distributions build git with GnuTLS, which knows no SSL_CERT_FILE.
+    authorities = {"GIT_SSL_CAINFO": own["SSL_CERT_FILE"]} if "SSL_CERT_FILE" in own else {}
     return {
+        **authorities,
         **{name: own[name] for name in PASSED_ON if name in own},
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home),

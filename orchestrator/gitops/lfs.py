@@ -128,7 +128,7 @@ class LfsFiles:
     def _open(self, url: str, headers: Mapping[str, str], body: bytes | None) -> http.client.HTTPResponse:
         self._let_through(url)
         request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - let through above
-        context = ssl.create_default_context(cafile=os.environ.get("GIT_SSL_CAINFO"))
+        context = ssl.create_default_context(cafile=os.environ.get("GIT_SSL_CAINFO"))  # and SSL_CERT_FILE by itself
         opener = urllib.request.build_opener(
             urllib.request.HTTPSHandler(context=context), _Redirects(self._let_through)
         )

@@ -10,6 +10,7 @@ from orchestrator.errors import Kind, OrchError
 
 HOPS_MAX = 40  # links on the way to one file, as in Linux
 LINKS_MAX = 1_000  # in one commit
+ENTRIES_MAX = 200_000  # in one commit; they are listed in memory
 LINK_BYTES_MAX = 4096
 FILE_MODES = frozenset({"100644", "100755", "100664"})  # the last one is of very old repositories
 LINK_MODE = "120000"
@@ -36,6 +37,9 @@ class Taken:
 
 def parse_listing(listing: bytes) -> list[Entry]:
     """Return what `git ls-tree -r -z --full-tree` lists, sorted; raise INVALID for a name that cannot be a file's."""
+    if listing.count(b"\0") > ENTRIES_MAX:
+        what = f"the commit has {listing.count(bytes(1))} files, more than {ENTRIES_MAX}"
+        raise OrchError(Kind.TOO_LARGE, what, hint="keep manifests and models in a repository of their own")
     entries = []
     for line in listing.split(b"\0"):
         if line:

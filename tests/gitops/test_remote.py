@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import stat
 import time
 from pathlib import Path
 
 import pytest
+import trustme
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.gitops.gathering import Limits
 from orchestrator.gitops.remote import GitRemote, Repository
-from tests.gitops.upstream import Server, Upstream, git
+from tests.gitops.upstream import Server, Upstream, git, served
 
 FILES = {
     "sites/berlin/shop.yaml": "kind: Deployment\n",
@@ -114,6 +116,28 @@ def test_a_token_from_a_file_opens_a_server(tmp_path: Path, upstream: Upstream, 
     assert "token_file" in str(refusal(Kind.UNAUTHORIZED, repository.head).problems[0].hint)
     token.write_text("ada:tok-2")  # rotated, without a line's end and with a user
     assert repository.head() == made
+
+
+def test_https_is_spoken_by_the_authority_s_certificate_and_refused_without(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    (tmp_path / "token").write_text("tok")
+    made = upstream.commit({**FILES, "sites/berlin/large.onnx": upstream.lfs(b"weights")})
+    with served(upstream.path.parent, context) as server:
+        server.token = "git:tok"
+        repository = a_repository(tmp_path, f"{server.url}/site.git", token_file=tmp_path / "token")
+        error = refusal(Kind.UNAVAILABLE, repository.head)
+        assert "certificate is not trusted" in str(error)
+        assert [given for _, given in server.heard if given] == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert repository.head() == made
+        assert (repository.fetch(made).folder / "large.onnx").read_bytes() == b"weights"
 
 
 def test_a_server_that_wants_a_token_is_named_so(tmp_path: Path, upstream: Upstream, server: Server) -> None:

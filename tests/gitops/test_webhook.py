@@ -181,7 +181,7 @@ def test_pushes_in_quick_succession_become_one_look_now_and_one_after() -> None:
         await hook.heard(2)
         assert hook.pushed == ["shop", "shop"]
 
-    with_hook(test, again_s=0.5)
+    with_hook(test, again_s=1.0)
 
 
 def test_an_address_that_is_taken_is_named() -> None:

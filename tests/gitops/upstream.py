@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import ssl
 import subprocess
 import threading
 import time
@@ -146,7 +147,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(root: Path) -> Iterator[Server]:
+def served(root: Path, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Serve the repositories in a folder over smart HTTP by git's own http-backend, and their LFS files."""
     server = Server(root)
 
@@ -155,7 +156,9 @@ def served(root: Path) -> Iterator[Server]:
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listening.daemon_threads = True
-    server.url = f"http://127.0.0.1:{listening.server_address[1]}"
+    if tls is not None:
+        listening.socket = tls.wrap_socket(listening.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{listening.server_address[1]}"
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
