@@ -246,7 +246,8 @@ class _Drawn:
 
     def slow(self, rate_per_s: float) -> float:
         """Return by what service times grow at a rate, for what a proof taught and for the front end."""
-        load = min(1.0, rate_per_s / self.most_per_s)
+        # A batch is computed whole, however few of its rows are used: as few as one where requests seldom meet.
+        load = min(1.0, rate_per_s * self.mean_s / self.service.slots)
         return self.service.inflation / (1 - _stall(self.service, rate_per_s, load))
 
     def limits(self, need: Need) -> Limits:

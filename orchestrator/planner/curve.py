@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from orchestrator.planner.capacity import Need, quantile, simulated
 from orchestrator.planner.evidence import service_of
-from orchestrator.planner.steps import FRONT_END_S
 from orchestrator.profiling.measurement import ArmProfile
 
 BUSY = (0.05, 0.25, 0.45, 0.6, 0.7, 0.78, 0.85, 0.9, 0.94, 0.97)  # of the throughput: denser where the curve bends
@@ -25,17 +24,24 @@ class Point(NamedTuple):
 
 
 def curve(
-    profile: ArmProfile, percentile: float, ceiling_s: float, *, cpus: int, arms: int, inflation: float = 1.0
+    profile: ArmProfile,
+    percentile: float,
+    ceiling_s: float,
+    *,
+    cpus: int,
+    arms: int,
+    inflation: float = 1.0,
+    front_end_s: float = 0.0,
 ) -> tuple[Point, ...]:
     """Return latency at the percentile for rising Poisson rates, up to the first above `ceiling_s`; at least three.
 
     Empty without service times. `cpus` are the cores that the arm was given; `arms` are drawn together and share the
-    work; `inflation` is what a proof taught. All rates share their chance, so that the curve is smooth. A batch takes
-    as long as a full one.
+    work; `inflation` is what a proof taught, `front_end_s` the server's CPU time for each request. All rates share
+    their chance, so that the curve is smooth. A batch takes as long as a full one.
     """
     if not any(block.service_s for block in profile.blocks):
         return ()
-    service = service_of(profile, cpus=cpus, front_end_s=FRONT_END_S, inflation=inflation)
+    service = service_of(profile, cpus=cpus, front_end_s=front_end_s, inflation=inflation)
     need = Need(latency_s=ceiling_s, percentile=percentile, queue_limit=_NO_LIMIT)
     count = max(REQUESTS_MIN, min(REQUESTS_MAX, REQUESTS_IN_ALL // (len(BUSY) * max(1, arms))))
     points: list[Point] = []

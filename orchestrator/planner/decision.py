@@ -60,6 +60,8 @@ class Decision(Frozen):
     sentences: tuple[str, ...] = ()
     """The explanation in plain sentences with numbers, `what would change it` last."""
     resolution: float | None = None
+    front_end_s: float = 0.0
+    """CPU time of the server for each request that the capacity counts with; 0 where it was not said."""
     seconds: float = 0.0
     """How long deciding took."""
     compiled: int = 0

@@ -8,6 +8,7 @@ from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
 TIE_MAX = 0.05  # relative; larger differences are never called a tie, however noisy the machine
+FRONT_END_SAID = 0.02  # of the cores: less is not worth a sentence
 _STEPS = 30  # of a bisection: far below what is printed
 
 
@@ -24,6 +25,7 @@ def explain(decision: Decision, slo: SloPlan | None, rate_per_s: float | None, c
         _speed_up(decision, slo),
         _runner_up(decision),
         _batches(decision),
+        _front_end(decision, cpus),
         _verdict(decision, slo, rate_per_s),
         _neighbours(decision),
         _floor(decision, slo),
@@ -188,6 +190,15 @@ def _batches(decision: Decision) -> str:
     batch, gain = max(gains, key=lambda each: (each[1], -each[0]))
     taken = "and was taken" if decision.arm.batch == batch else "and was not taken"
     return f"A batch of {batch} gives {gain:.2f} times the rows a second of single rows {taken}."
+
+
+def _front_end(decision: Decision, cpus: int) -> str:
+    """Say what of the cores the server itself needs at the capacity, where that is much."""
+    arm, capacity, each_s = decision.arm, decision.capacity, decision.front_end_s
+    if arm.threads is None or capacity is None or capacity.per_s * each_s < FRONT_END_SAID * cpus:
+        return ""
+    share = f"{100 * capacity.per_s * each_s / cpus:.0f} % of the {_counted(cpus, 'core')} at {rate(capacity.per_s)}"
+    return f"The server itself needs {duration(each_s)} of a core for each request, {share}; the prediction counts it."
 
 
 def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:

@@ -38,8 +38,12 @@ def need_of(model: str, info: ModelInfo, devices: Iterable[Device], batch: int, 
     weights: dict[str, int] = defaultdict(int)
     for device in devices:
         weights[device.name if device.type == "discrete" else HOST] += info.weights_bytes
-    tensors = sum(_bytes(tensor) for tensor in (*info.inputs, *info.outputs))
-    return Need(model, dict(weights), tensors * batch * requests)
+    return Need(model, dict(weights), request_bytes(info) * batch * requests)
+
+
+def request_bytes(info: ModelInfo) -> int:
+    """Return the bytes of a request and its answer; what may vary counts as its least."""
+    return sum(_bytes(tensor) for tensor in (*info.inputs, *info.outputs))
 
 
 def _bytes(tensor: TensorInfo) -> int:

@@ -15,6 +15,7 @@ from orchestrator.planner.evidence import busy_blocks
 from orchestrator.planner.explain import duration, explain, figure, interval, observed_s, rate
 from orchestrator.planner.page import cell, facts, figures, listed, page, table
 from orchestrator.planner.plan import ModelPlan, SloPlan
+from orchestrator.planner.steps import FRONT_END_S
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
 from orchestrator.units import format_size
 
@@ -260,7 +261,10 @@ def _series(
     points: tuple[Point, ...] = ()
     if profile:
         ceiling_s, inflation = _ceiling_s(model), found.inflation
-        points = curve(profile, percentile, ceiling_s, cpus=model.cpus, arms=arms, inflation=inflation)
+        own_s = model.decision.front_end_s or FRONT_END_S
+        points = curve(
+            profile, percentile, ceiling_s, cpus=model.cpus, arms=arms, inflation=inflation, front_end_s=own_s
+        )
     return Series(number, found.arm.name, f"{ident}-arm-{number}", points, found.capacity)
 
 

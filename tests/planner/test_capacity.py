@@ -160,6 +160,22 @@ def test_the_front_end_costs_the_arm_most_that_leaves_it_no_core() -> None:
     assert kept[0] < kept[1] < kept[2] == 1.0
 
 
+def test_a_batch_leaves_the_front_end_no_core_where_single_rows_still_do() -> None:
+    """It computes all rows for a lone request: at a quarter of the rate that full batches carry all cores compute.
+
+    Seen to fail with the load of full batches.
+    """
+    single, batch = a_service(0.0025, 2, cores_share=0.5), a_service(0.009, 2, 4, cores_share=0.5)
+    need = a_need(0.1)
+
+    def grown(service: Service) -> float:
+        waits = [latency_at(replace(service, front_end_s=cost), need, 200.0, 50.0) for cost in (0.0, 0.0005)]
+        return waits[1] / waits[0]
+
+    assert grown(batch) > 1.04
+    assert grown(single) < 1.02
+
+
 def test_closed_loop_samples_with_the_front_ends_share_predict_the_fat_arms_collapse() -> None:
     """MobileNetV2 on 2 cores: at load 0.7 the fat arm's p99 was 103 ms where 44 ms were
     simulated, the thin arm's 22 where 23 were. Half a millisecond of front end for each request explains both."""

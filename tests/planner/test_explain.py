@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.planner.decision import Capacity
 from orchestrator.planner.explain import duration, explain, figure, rate
 from orchestrator.planner.lock import settled
 from orchestrator.planner.report import Planned
@@ -21,6 +22,14 @@ from tests.builders_decision import (
     an_slo,
     planned_examples,
 )
+
+
+def test_the_servers_own_share_of_the_cores_is_said_where_it_is_much() -> None:
+    capacity = Capacity(per_s=700.0, low_per_s=650.0, high_per_s=750.0)
+    said = explain(a_decision(capacity=capacity, front_end_s=0.00028), an_slo(), 25.0, 2)
+    share = "10 % of the 2 cores at 700/s"
+    assert f"The server itself needs 280 us of a core for each request, {share}; the prediction counts it." in said
+    assert not any("server itself" in sentence for sentence in explain(a_decision(), an_slo(), 25.0, 2))
 
 
 def test_a_verified_decision_is_explained_from_choice_to_what_would_change_it() -> None:
