@@ -15,6 +15,9 @@ from orchestrator.planner.steps import Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 
 TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the machine
+# A batch must carry more than this beyond single rows. It computes all its rows for a lone request too, which takes as
+# long as they do, and keeps all cores from the front end at rates at which single rows leave it half of them.
+BATCH_TIE = 0.10
 ENOUGH_ANSWERS = 20  # of a proof, to learn from their latencies
 DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not explain
 WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
@@ -264,16 +267,24 @@ class Notebook:
         if not arms:
             return None
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
-        least = (1 - tie) * self.capacity(arms[0]).per_s
-        tied = [arm for arm in arms if self.capacity(arm).per_s >= least]
+        most = self.capacity(arms[0]).per_s
+        batched = arms[0].batch > 1
+
+        def least(arm: Arm) -> float:
+            return (1 - (max(tie, BATCH_TIE) if batched and arm.batch == 1 else tie)) * most
+
+        tied = [arm for arm in arms if self.capacity(arm).per_s >= least(arm)]
+        tied = [arm for arm in tied if arm.batch == 1] or tied
         return min(tied, key=lambda arm: (simplicity(arm)[:3], -self.capacity(arm).per_s, self._memory(arm), arm.name))
 
     def _memory(self, arm: Arm) -> int:
         return self._profiles[arm.key].memory_bytes or 0
 
     def batch_gain(self, single: Arm, batched: Arm) -> float:
-        """Return rows x D(1) / D(rows)."""
-        return batched.batch * self.median_s(single) / self.median_s(batched)
+        """Return how many times the rows a batch lets through, with the server's own time for each row."""
+        service = self.service(single)
+        own_s = self.question.front_end_s * service.slots * service.cores_share
+        return batched.batch * (self.median_s(single) + own_s) / (self.median_s(batched) + batched.batch * own_s)
 
     def most_promising(self, single: Arm, probe: Arm, found: Sequence[Candidate]) -> Arm | None:
         """Return the unmeasured batch whose predicted capacity beats all that was measured, None where none does.
@@ -404,6 +415,7 @@ class Notebook:
             floor_s=min(self._floor_s(each) for each in self.measured()) if self.question.need else None,
             rejected=self._rejected(arm, predicted),
             resolution=self.resolution,
+            front_end_s=self.question.front_end_s,
             seconds=self.seconds,
             compiled=len(self.compiled),
         )
@@ -440,6 +452,11 @@ class Notebook:
             return f"holds the SLO at no rate; {chosen.name} at {best.per_s:.3g}/s"
         less = 1 - own.per_s / best.per_s
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
+        if -BATCH_TIE <= less < -tie and arm.batch > chosen.batch == 1:
+            return (
+                f"may hold {own.per_s:.3g}/s, {-100 * less:.0f} % more than {chosen.name}: too little to have a lone "
+                f"request take as long as {arm.batch} rows"
+            )
         if less < -tie:
             return f"may hold {own.per_s:.3g}/s, more than {chosen.name} with {best.per_s:.3g}/s, but was not proved"
         if less < tie:

@@ -21,7 +21,7 @@ from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key, with_spare
 from orchestrator.planner.capacity import LOAD_MAX
 from orchestrator.planner.decision import Decision
-from orchestrator.planner.notebook import Notebook
+from orchestrator.planner.notebook import BATCH_TIE, Notebook
 from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
 from orchestrator.planner.verdict import BLOCKS, the_test
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
@@ -46,6 +46,7 @@ PROOF_LEAST_S = 1.0  # less shows nothing
 PROOF_GAP_S = 0.2
 BATCH_PROBE = 4
 BATCH_PAYS = 1.08  # rows x D(1) / D(rows): below, no SLO is so long that batches carry more
+BATCH_ROOM = 2.0  # times the rate asked for: what carries that without a batch needs none, and answers sooner
 DEMAND_SHARE = 0.95  # of a predicted capacity is what a proof may ask for
 
 Asking = Generator[Measure | Verify, Result, bool]
@@ -297,7 +298,8 @@ class Search:
         worst_of_best = notes.capacity(best).low_per_s
         for arm in notes.contenders():
             most = bounds[arm.key]
-            if arm is not best and most < worst_of_best:
+            needed = worst_of_best * (1 - BATCH_TIE) if best.batch > arm.batch == 1 else worst_of_best
+            if arm is not best and most < needed:
                 notes.prune(
                     arm, f"even fully loaded it serves {most:.3g}/s, and {best.name} holds {worst_of_best:.3g}/s"
                 )
@@ -312,6 +314,11 @@ class Search:
             return False  # the worker infers it where requests arrive, and gathers rows itself
         sizes = {arm.batch: arm for arm in candidate.batched}
         probe = sizes.get(BATCH_PROBE) or candidate.batched[-1]
+        asked, least = self.question.rate_per_s, self.notes.capacity(best).low_per_s
+        if asked is not None and least >= BATCH_ROOM * asked:
+            why = f"not tried: {best.name} holds {least / asked:.2g} times the rate, and answers a lone request sooner"
+            self.notes.drop(probe, why)
+            return False
         if not (yield from self._batch_blocks(probe, best)):
             return False
         gain = self.notes.batch_gain(best, probe)

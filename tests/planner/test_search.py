@@ -89,6 +89,20 @@ def test_batches_are_tried_only_where_the_probe_pays() -> None:
     assert rich.arm.batch >= 4
 
 
+def test_no_batch_is_tried_where_single_rows_carry_twice_the_rate() -> None:
+    asked = decide({"latency": "400ms", "rate": "15/s"}, row=0.3)
+    assert asked.arm.batch == 1
+    assert any("holds 2." in reason and "a lone request sooner" in reason for reason in reasons(asked).values())
+    assert decide({"latency": "400ms", "rate": "30/s"}, row=0.3).arm.batch >= 4
+
+
+def test_a_batch_that_carries_hardly_more_is_not_taken() -> None:
+    """Each further row costs 89 % of the first: 1.09 times the throughput, which would be taken if it were streams."""
+    decision = decide({"latency": "900ms"}, row=0.89)
+    assert decision.arm.batch == 1
+    assert any("batch" in name for name in reasons(decision))
+
+
 def test_a_slow_rate_that_the_budget_cannot_prove_stays_unverified() -> None:
     decision = decide({"latency": "120ms", "rate": "1/s"})
     assert decision.verdict == "unverified"
