@@ -158,7 +158,9 @@ class Agent:
     pid: int | None = None
     version: str | None = None
     unit: str | None = None
-    """The systemd unit that is to run it and does not, as `systemctl` takes it: `--user orch-agent.service`."""
+    """The systemd unit that is to run it, as `systemctl` takes it: `--user orch-agent.service`."""
+    beside: bool = False
+    """It runs, but not by that unit."""
 
 
 @dataclass(frozen=True, slots=True)

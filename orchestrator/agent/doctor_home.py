@@ -59,7 +59,8 @@ def look(layout: Layout, root: Path = Path("/")) -> State:
         return State(folder, StateFile(str(layout.database), state_file.NEWEST), Agent(AgentState.NONE))
     file, recorded = _state_file(layout)
     agent = _agent(layout)
-    agent = replace(agent, unit=_unit_beside(layout, agent.pid, root))
+    service = _unit(layout, root)
+    agent = replace(agent, unit=service, beside=service is not None and _is_beside(agent, root))
     workers = _workers(layout, recorded.plans)
     ours = {worker.pid for worker in workers} | {agent.pid}
     plans = recorded.plans
@@ -189,19 +190,25 @@ def _agent(layout: Layout) -> Agent:
     return Agent(AgentState.NONE if pid is None else AgentState.KILLED, pid)
 
 
-def _unit_beside(layout: Layout, pid: int | None, root: Path) -> str | None:
-    """Return the unit that is for this state folder, where systemd runs and the agent is not that unit's process."""
-    if pid is None or not (root / "run/systemd/system").is_dir():
+def _unit(layout: Layout, root: Path) -> str | None:
+    """Return the systemd unit for this state folder, where systemd runs."""
+    if not (root / "run/systemd/system").is_dir():
         return None
-    with suppress(OSError):
-        if unit.NAME in (root / f"proc/{pid}/cgroup").read_text():
-            return None
     settings = paths.config_dir(os.environ)
     for scope, path in (("", root / unit.SYSTEM_FOLDER[1:]), ("--user ", settings / unit.USER_FOLDER)):
         with suppress(OSError):
             if unit.quoted(f"ORCH_HOME={layout.root}") in (path / unit.NAME).read_text():
                 return scope + unit.NAME
     return None
+
+
+def _is_beside(agent: Agent, root: Path) -> bool:
+    """Tell whether an agent runs that its unit did not start."""
+    if agent.state is not AgentState.RUNS:
+        return False
+    with suppress(OSError):
+        return unit.NAME not in (root / f"proc/{agent.pid}/cgroup").read_text()
+    return False
 
 
 def _locked_by(layout: Layout) -> int | None:

@@ -104,6 +104,7 @@ def _state_file(file: StateFile) -> Iterator[Check]:
 
 def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterator[Check]:
     recorded = f"{len(deployments)} deployment{'' if len(deployments) == 1 else 's'} recorded"
+    start = f"systemctl start {agent.unit}" if agent.unit else "orch agent start"
     match agent.state:
         case AgentState.SILENT:
             what = f"the agent (process {agent.pid or 'unknown'}) does not answer; deployments go on serving"
@@ -111,18 +112,18 @@ def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterat
                 "agent",
                 Level.FAIL,
                 what,
-                f"kill -9 {agent.pid}; orch agent start" if agent.pid else "orch agent status",
+                f"kill -9 {agent.pid}; {start}" if agent.pid else "orch agent status",
             )
         case AgentState.KILLED:
             what = f"the agent ended without being asked to; {recorded}"
-            yield Check("agent", Level.FAIL, what, "orch agent start")
+            yield Check("agent", Level.FAIL, what, start)
         case AgentState.NONE if deployments:
-            yield Check("agent", Level.FAIL, f"no agent runs, and {recorded}", "orch agent start")
+            yield Check("agent", Level.FAIL, f"no agent runs, and {recorded}", start)
         case AgentState.NONE:
             yield well("agent", "none runs, and no deployment needs one")
         case AgentState.RUNS:
             yield well("agent", f"runs (process {agent.pid}), {recorded}")
-    if agent.unit is not None and agent.state is AgentState.RUNS:
+    if agent.beside:
         what = f"it runs beside its systemd unit ({agent.unit}), which cannot start and does not watch over it"
         yield Check("agent", Level.WARN, what, f"orch agent stop; systemctl start {agent.unit}")
     if agent.version is not None and ours is not None and agent.version != ours:

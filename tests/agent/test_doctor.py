@@ -269,7 +269,14 @@ CASES: list[tuple[str, Facts, Level, str, str | None]] = [
     ),
     (
         "agent",
-        a_state(agent=replace(AGENT, unit="--user orch-agent.service")),
+        a_state(agent=Agent(AgentState.NONE, unit="orch-agent.service")),
+        Level.FAIL,
+        "no agent runs",
+        "systemctl start orch-agent.service",
+    ),
+    (
+        "agent",
+        a_state(agent=replace(AGENT, unit="--user orch-agent.service", beside=True)),
         Level.WARN,
         "beside its systemd unit",
         "orch agent stop; systemctl start --user orch-agent.service",

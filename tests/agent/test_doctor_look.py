@@ -195,14 +195,20 @@ def test_an_agent_that_runs_beside_its_unit_is_told(
     root, pid = tmp_path / "root", agent.child.pid if agent.child else 0
     wanted = Install(system=False, command=("orch",), state=str(agent.layout.root), environment_file="/e")
     write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(wanted))
-    assert doctor_home.look(agent.layout, root).agent.unit is None  # no systemd runs here
+
+    def found() -> tuple[str | None, bool]:
+        told = doctor_home.look(agent.layout, root).agent
+        return told.unit, told.beside
+
+    write(root / f"proc/{pid}/cgroup", "0::/user.slice\n")
+    assert found() == (None, False)  # no systemd runs here
     (root / "run/systemd/system").mkdir(parents=True)
-    assert doctor_home.look(agent.layout, root).agent.unit == "--user orch-agent.service"
+    assert found() == ("--user orch-agent.service", True)
     write(root / f"proc/{pid}/cgroup", f"0::/user.slice/app.slice/{unit.NAME}\n")
-    assert doctor_home.look(agent.layout, root).agent.unit is None
+    assert found() == ("--user orch-agent.service", False)
     write(root / f"proc/{pid}/cgroup", "0::/user.slice\n")
     write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(replace(wanted, state="/elsewhere")))
-    assert doctor_home.look(agent.layout, root).agent.unit is None
+    assert found() == (None, False)
 
 
 def test_a_worker_that_hangs_is_told(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
