@@ -1,4 +1,4 @@
-"""Asks the workers how they are: for status, and every two seconds to keep their events and find those that hang."""
+"""Asks the workers how they are: for status, and every few seconds to keep events and find what hangs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.agent import status
 from orchestrator.agent.reconcile import Reconciler
-from orchestrator.agent.restart import POLL_S, Patience
+from orchestrator.agent.restart import Patience, pause_s
 from orchestrator.agent.source_store import SourceStore
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Store
@@ -35,7 +35,7 @@ class Monitor:
     async def watch(self) -> None:
         """Look at all deployments again and again, until cancelled."""
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause_s(len(self.supervisor.units)))
             if self.supervisor.units:
                 try:
                     await self.items(None)

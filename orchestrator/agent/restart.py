@@ -14,7 +14,15 @@ HUNG_CHANGING_S = 120.0  # some compilers hold the interpreter; but who answers 
 START_TIMEOUT_S = 600.0  # compiling 256 models on 2 cores takes minutes
 HUNG_POLLS = 5
 POLL_S = 2.0
+POLLS_PER_S_MAX = (
+    15.0  # of all workers together: each costs the agent 0.4 ms, and idling shall cost below 1 % of a core
+)
 DELAY_AFTER_SERVING_MAX_S = 0.5  # who came up and served is wanted back within two seconds (DESIGN.md section 10)
+
+
+def pause_s(workers: int) -> float:
+    """Return the seconds between two looks at so many workers: longer where there are many."""
+    return max(POLL_S, workers / POLLS_PER_S_MAX)
 
 
 class UnitState(enum.Enum):

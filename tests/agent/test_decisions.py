@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.agent import status
 from orchestrator.agent.decisions import Step, decide, overlap, to_prune
 from orchestrator.agent.planning import Wanted, read, together
-from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, Patience, Silence, Stage, UnitState
+from orchestrator.agent.restart import DELAY_MAX_S, HEALTHY_S, Deaths, Patience, Silence, Stage, UnitState, pause_s
 from orchestrator.agent.status import WorkerView
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision
 from orchestrator.planner.diff import diff
@@ -170,6 +170,11 @@ def test_a_worker_hangs_that_was_asked_often_and_long_enough_for_what_it_does(
     silence_s: float, polls: int, stage: Stage, age_s: float, hung: bool
 ) -> None:
     assert Patience().is_over(Silence(silence_s, polls), stage, age_s) is hung
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(0, 2.0), (1, 2.0), (30, 2.0), (60, 4.0), (300, 20.0)])
+def test_many_workers_are_looked_at_more_seldom(workers: int, seconds: float) -> None:
+    assert pause_s(workers) == seconds
 
 
 FAILED = Revision("shop", 2, NOW, 2, "", "", "", "failed", "no")
