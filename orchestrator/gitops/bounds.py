@@ -18,6 +18,8 @@ from orchestrator.manifest.load import Document, resolve_source
 from orchestrator.manifest.spec import FileName
 
 PATH_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_PATH", "WEIGHTS_PATH", "CONFIG_FILE", "DUMP_PATH"})
+TO_REPOSITORY = "put the file into the repository, or below"
+BESIDE_IT = "keep it on this machine, below"  # what is no model, such as a token, does not belong into a repository
 Loc = tuple[str | int, ...]
 
 
@@ -33,15 +35,14 @@ class Bounds:
         """Return the bounds with all links of the folders themselves resolved."""
         return cls(_real(root), tuple(_real(each) for each in model_roots))
 
-    def fault(self, path: Path) -> tuple[str, str] | None:
+    def fault(self, path: Path, hint: str = TO_REPOSITORY) -> tuple[str, str] | None:
         """Return what is wrong with a path, and the hint; None where it lies inside, with all its links resolved."""
         real = _real(path)
         if any(real.is_relative_to(each) for each in (self.root, *self.model_roots)):
             return None
         led = "" if real == Path(os.path.normpath(path)) else f", which links lead to {str(real)!r}"
-        roots = ", ".join(str(each) for each in self.model_roots)
-        hint = f"put the file into the repository, or under a model root of the source ({roots or 'it has none'})"
-        return f"names {str(path)!r}{led}, outside of the repository", hint
+        roots = ", ".join(str(each) for each in self.model_roots) or "it has none"
+        return f"names {str(path)!r}{led}, outside of the repository", f"{hint} a model root of the source ({roots})"
 
 
 def _real(path: Path) -> Path:
@@ -65,7 +66,8 @@ def _problems(document: Document, bounds: Bounds) -> Iterator[Problem]:
             if fault is not None:
                 yield Problem(f"{what} {fault[0]}", str(document.where()), fault[1])
     for loc, text in _files_named(document.deployment.spec, ("spec",)):
-        yield from _fault(document, loc, bounds.fault(document.base / text))
+        hint = TO_REPOSITORY if loc[-1] == "source" else BESIDE_IT
+        yield from _fault(document, loc, bounds.fault(document.base / text, hint))
     for index, model in enumerate(document.deployment.spec.models):
         at: Loc = ("spec", "models", index)
         source = resolve_source(document, model)
@@ -73,7 +75,7 @@ def _problems(document: Document, bounds: Bounds) -> Iterator[Problem]:
             yield from _fault(document, (*at, "source"), _companion_fault(source, bounds))
         for key, value in model.properties.items():
             if isinstance(value, str) and (key in PATH_PROPERTIES or "/" in value):
-                yield from _fault(document, (*at, "properties", key), bounds.fault(document.base / value))
+                yield from _fault(document, (*at, "properties", key), bounds.fault(document.base / value, BESIDE_IT))
 
 
 def _locks(manifest: Path) -> Iterator[Path]:

@@ -72,6 +72,10 @@ class Folder:
         """Return which of `paths`, relative to the folder, it has: all of it was copied."""
         return tuple(path for path in map(parse_folder, paths) if (checkout.root / path).exists())
 
+    def known(self, commit_id: str) -> Commit:
+        """Return the commit: a folder says nothing about its changes."""
+        return Commit(commit_id, "", 0.0, "")
+
     def authored(self, checkout: Checkout, file: Path, line: int) -> Commit:
         """Return the commit: a folder does not know who wrote what."""
         del file, line

@@ -87,9 +87,7 @@ class Gathering:
             {path: blob.size for path, blob in blobs.items()} | {p: each.size for p, each in pointers.items()}
         )
         kept = self.checkouts.blobs()
-        missing = sorted(
-            {each for each in pointers.values() if LFS_PREFIX + each.sha256 not in kept}, key=lambda each: each.sha256
-        )
+        missing = {each: path for path, each in pointers.items() if LFS_PREFIX + each.sha256 not in kept}
         self.checkouts.space_for(sum(pointer.size for pointer in missing))
         for pointer, pieces in lfs.fetch(missing):
             name = LFS_PREFIX + pointer.sha256

@@ -53,11 +53,15 @@ class LfsFiles:
     ssh: Ssh
     deadline: Deadline
 
-    def fetch(self, pointers: Sequence[Pointer]) -> Iterator[tuple[Pointer, Iterator[bytes]]]:
-        """Yield each file's content; the last piece is only given out when the whole has the digest it should have."""
+    def fetch(self, files: Mapping[Pointer, str]) -> Iterator[tuple[Pointer, Iterator[bytes]]]:
+        """Yield each file's content, for errors under the path by which the commit knows it.
+
+        The last piece is only given out when the whole has the digest that it should have.
+        """
+        pointers = sorted(files, key=lambda each: each.sha256)
         if self.address.transport is Transport.FILE:
             for pointer in pointers:
-                yield pointer, self._whole(pointer, _local(Path(self.address.path), pointer))
+                yield pointer, self._whole(pointer, files[pointer], self._local(pointer, files[pointer]))
             return
         if not pointers:
             return
@@ -66,9 +70,10 @@ class LfsFiles:
             batch = pointers[first : first + BATCH_MAX]
             actions = self._ask(server, batch)
             for pointer in batch:
-                yield pointer, self._whole(pointer, self._download(pointer, actions))
+                name = files[pointer]
+                yield pointer, self._whole(pointer, name, self._download(pointer, name, actions))
 
-    def _whole(self, pointer: Pointer, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def _whole(self, pointer: Pointer, name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
         digest, size, last = hashlib.sha256(), 0, b""
         for piece in pieces:
             digest.update(piece)
@@ -79,7 +84,7 @@ class LfsFiles:
                 yield last
             last = piece
         if size != pointer.size or digest.hexdigest() != pointer.sha256:
-            what = f"the Git LFS file {pointer.sha256[:12]} came damaged: {size} bytes of {pointer.size}"
+            what = f"the Git LFS file {name!r} came damaged: {size} bytes of {pointer.size}"
             raise OrchError(Kind.UNAVAILABLE, what, where=self.address.url, hint="the next look tries again")
         yield last
 
@@ -115,15 +120,30 @@ class LfsFiles:
             what = "the remote's answer about Git LFS files cannot be read"
             raise OrchError(Kind.UNAVAILABLE, what, where=self.address.url) from None
 
-    def _download(self, pointer: Pointer, said: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:
+    def _download(self, pointer: Pointer, name: str, said: Mapping[str, Mapping[str, Any]]) -> Iterator[bytes]:
         about = said.get(pointer.sha256, {})
         try:
             action = about["actions"]["download"]
             href, headers = str(action["href"]), _headers(action.get("header"))
         except (KeyError, TypeError):
-            raise _absent(pointer, self.address.url) from None
+            raise self._absent(name) from None
         with self._open(href, headers, None) as answer:
             yield from _pieces(answer, self.deadline, pointer.size + 1)
+
+    def _local(self, pointer: Pointer, name: str) -> Iterator[bytes]:
+        """Yield a file of the store that git-lfs keeps in a repository on this machine."""
+        repository = Path(self.address.path)
+        kept = Path("lfs", "objects", pointer.sha256[:2], pointer.sha256[2:4], pointer.sha256)
+        found = next((path for path in (repository / kept, repository / ".git" / kept) if path.is_file()), None)
+        if found is None:
+            raise self._absent(name)
+        with found.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    def _absent(self, name: str) -> OrchError:
+        what, hint = f"the remote does not have the Git LFS file {name!r}", "push it: git lfs push --all origin"
+        return OrchError(Kind.UNAVAILABLE, what, where=self.address.url, hint=hint)
 
     def _open(self, url: str, headers: Mapping[str, str], body: bytes | None) -> http.client.HTTPResponse:
         self._let_through(url)
@@ -210,22 +230,6 @@ def _pieces(answer: http.client.HTTPResponse, deadline: Deadline, most: int) -> 
             return
         most -= len(piece)
         yield piece
-
-
-def _local(repository: Path, pointer: Pointer) -> Iterator[bytes]:
-    """Yield a file of the store that git-lfs keeps in a repository on this machine."""
-    name = Path("lfs", "objects", pointer.sha256[:2], pointer.sha256[2:4], pointer.sha256)
-    found = next((path for path in (repository / name, repository / ".git" / name) if path.is_file()), None)
-    if found is None:
-        raise _absent(pointer, str(repository))
-    with found.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            yield piece
-
-
-def _absent(pointer: Pointer, where: str) -> OrchError:
-    what = f"the remote does not have the Git LFS file {pointer.sha256[:12]} of {pointer.size} bytes"
-    return OrchError(Kind.UNAVAILABLE, what, where=where, hint="push it: git lfs push --all origin")
 
 
 def _headers(said: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ with a hint, and no text ever holds a credential:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -121,6 +122,13 @@ class Repository:
         if all(os.path.lexists(checkout.root / path) and not (checkout.root / path).is_dir() for path in wanted):
             return tuple(wanted)
         return self._repairing(partial(self._bring, checkout.commit.id, wanted))
+
+    def known(self, commit_id: str) -> Commit:
+        """Return what is known of a commit without asking the remote, also of one that `fetch` refused."""
+        author, when, subject = "", 0.0, ""
+        with contextlib.suppress(OrchError, DamagedError):
+            author, when, subject = self._objects().about(check_commit_id(commit_id), self._deadline())
+        return Commit(commit_id, author, when, subject)
 
     def authored(self, checkout: Checkout, file: Path, line: int) -> Commit:
         """Return who last touched that line, as far as is known: the fetched history is one commit deep."""

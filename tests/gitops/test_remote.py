@@ -188,6 +188,15 @@ def test_a_force_push_is_followed_and_the_old_commit_stays_as_it_is(tmp_path: Pa
     assert fetched(repository.fetch(old.commit.id).root) == BERLIN
 
 
+def test_a_commit_that_is_refused_has_an_author_all_the_same(tmp_path: Path, upstream: Upstream) -> None:
+    made = upstream.commit(FILES, links={"sites/berlin/out": "/etc"}, subject="bad")
+    repository = a_repository(tmp_path, upstream.path)
+    refusal(Kind.INVALID, repository.fetch, made)
+    upstream.path.rename(tmp_path / "gone")
+    assert (repository.known(made).author, repository.known(made).subject) == ("Ada <ada@example.com>", "bad")
+    assert repository.known("12" * 20).author == ""
+
+
 def test_a_commit_that_the_remote_lost_meanwhile_is_named(tmp_path: Path, upstream: Upstream) -> None:
     upstream.commit(FILES)
     error = refusal(Kind.NOT_FOUND, a_repository(tmp_path, upstream.path).fetch, "12" * 20)
