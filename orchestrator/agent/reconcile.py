@@ -361,7 +361,7 @@ class Reconciler:
             seen = await trials.seen(old)
             candidate = self._supervisor.launch(course.plan, course.revision.generation, 1 - old.slot, listening)
             await self._until_ready(candidate, course)
-            await trials.hold(candidate, seen, course)
+            await trials.hold(candidate, old, seen, course)
         except BaseException as error:
             if candidate is not None:
                 refused = isinstance(error, OrchError) and candidate.ready_at is not None  # it has requests of its own

@@ -34,7 +34,7 @@ def trial(worker: Worker, params: Json) -> Callable[[Progress], Json]:
 
     def run(progress: Progress) -> Json:
         said: list[Judgement] = worker.try_all(loads, progress)
-        refused = refusal(said, progress)
+        refused = refusal(said, lambda model, _phase, text: progress(model, "refused", text))  # it may be tried again
         if refused is not None:
             raise refused
         return {"ok": True}

@@ -191,8 +191,12 @@ def test_a_worker_that_misses_its_slo_does_not_take_over_and_the_revision_says_w
     agent.apply(manifest())
     before = agent.item()
     address = a_free_address()
+    request = agent.request(manifest(behaviour="MISSES", http=address))
+    lines = admin.stream(agent.layout.socket, "apply", request, timeout_s=20)
+    told: list[Any] = []
     with pytest.raises(OrchError, match="m: p99 61 ms over the SLO of 40 ms"):
-        agent.apply(manifest(behaviour="MISSES", http=address))
+        told.extend(line for _, line in lines)
+    assert len([line for line in told if line.get("phase") == "trying"]) == 2, "once more against the old one now"
     after = agent.item()
     assert after["worker"]["pid"] == before["worker"]["pid"] == pid_that_serves(before["endpoint"]["http"])
     assert (after["sync"], after["health"], after["revision"]["number"]) == ("OutOfSync", "Degraded", 1)
