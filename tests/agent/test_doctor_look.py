@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest_agent import Agent, eventually, manifest
+from conftest_agent import Agent, manifest
 from test_decisions import NOW, a_plan
 
 from orchestrator.agent import doctor_home, doctor_host, doctor_look, unit
+from orchestrator.agent.doctor_facts import Agent as AgentFact
 from orchestrator.agent.doctor_facts import AgentState, DeviceKind, Package, Unknown
 from orchestrator.agent.paths import Layout, create
 from orchestrator.agent.store import Origin, Store
@@ -164,7 +165,7 @@ def test_sources_that_do_not_get_on_are_told_with_why(tmp_path: Path) -> None:
     ]
 
 
-def test_an_agent_and_its_worker_are_found_running_stopped_and_killed(
+def test_an_agent_and_its_worker_are_found_running_hung_killed_and_stopped(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent.apply(manifest())
@@ -173,13 +174,18 @@ def test_an_agent_and_its_worker_are_found_running_stopped_and_killed(
     assert (state.agent.state, state.agent.pid) == (AgentState.RUNS, agent.child.pid)
     assert [(worker.name, worker.pid, worker.answers) for worker in state.workers] == [("shop", *agent.workers(), True)]
     assert state.ports == ()
-    os.kill(agent.child.pid, signal.SIGSTOP)
+    processes = [agent.child.pid, *agent.workers()]
     monkeypatch.setattr(doctor_home, "AGENT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(doctor_home, "WORKER_TIMEOUT_S", 0.2)
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
     try:
-        assert doctor_home._agent(agent.layout).state is AgentState.SILENT
+        state = doctor_home.look(agent.layout)
     finally:
-        os.kill(agent.child.pid, signal.SIGCONT)
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
         monkeypatch.undo()
+    assert (state.agent.state, state.workers[0].answers) == (AgentState.SILENT, False)
     agent.end(signal.SIGKILL)
     state = doctor_home.look(agent.layout)
     assert (state.agent.state, state.workers[0].answers) == (AgentState.KILLED, True)
@@ -188,38 +194,22 @@ def test_an_agent_and_its_worker_are_found_running_stopped_and_killed(
     assert doctor_home._agent(agent.layout).state is AgentState.NONE
 
 
-def test_an_agent_that_runs_beside_its_unit_is_told(
-    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_agent_that_runs_beside_its_unit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    root, pid = tmp_path / "root", agent.child.pid if agent.child else 0
-    wanted = Install(system=False, command=("orch",), state=str(agent.layout.root), environment_file="/e")
-    write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(wanted))
-
-    def found() -> tuple[str | None, bool]:
-        told = doctor_home.look(agent.layout, root).agent
-        return told.unit, told.beside
-
-    write(root / f"proc/{pid}/cgroup", "0::/user.slice\n")
-    assert found() == (None, False)  # no systemd runs here
+    layout, root = Layout(tmp_path / "state"), tmp_path / "root"
+    path = tmp_path / "config" / unit.USER_FOLDER / unit.NAME
+    wanted = Install(system=False, command=("orch",), state=str(layout.root), environment_file="/e")
+    write(path, unit.unit(wanted))
+    assert doctor_home._unit(layout, root) is None  # no systemd runs here
     (root / "run/systemd/system").mkdir(parents=True)
-    assert found() == ("--user orch-agent.service", True)
-    write(root / f"proc/{pid}/cgroup", f"0::/user.slice/app.slice/{unit.NAME}\n")
-    assert found() == ("--user orch-agent.service", False)
-    write(root / f"proc/{pid}/cgroup", "0::/user.slice\n")
-    write(tmp_path / "config" / unit.USER_FOLDER / unit.NAME, unit.unit(replace(wanted, state="/elsewhere")))
-    assert found() == (None, False)
-
-
-def test_a_worker_that_hangs_is_told(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent.apply(manifest())
-    monkeypatch.setattr(doctor_home, "WORKER_TIMEOUT_S", 0.2)
-    (pid,) = agent.workers()
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        eventually(lambda: not doctor_home.look(agent.layout).workers[0].answers, "it is seen to hang")
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    assert doctor_home._unit(layout, root) == "--user orch-agent.service"
+    write(path, unit.unit(replace(wanted, state="/elsewhere")))
+    assert doctor_home._unit(layout, root) is None
+    write(root / "proc/7/cgroup", f"0::/user.slice/app.slice/{unit.NAME}\n")
+    write(root / "proc/8/cgroup", "0::/user.slice\n")
+    told = [doctor_home._is_beside(AgentFact(AgentState.RUNS, pid), root) for pid in (7, 8, 9)]
+    assert told == [False, True, False]
+    assert not doctor_home._is_beside(AgentFact(AgentState.NONE), root)
 
 
 def test_a_part_that_hangs_or_breaks_is_unknown_and_holds_up_nobody() -> None:

@@ -15,6 +15,7 @@ from conftest_agent import WAIT_S, Agent, eventually, manifest
 
 from orchestrator.agent import systemd, unit
 from orchestrator.agent.unit import Install
+from orchestrator.serving import log_file
 
 
 @pytest.fixture
@@ -29,12 +30,17 @@ def listening(tmp_path: Path) -> Iterator[socket.socket]:
 def test_the_agent_tells_when_it_is_ready_that_it_lives_and_when_it_ends(
     tmp_path: Path, listening: socket.socket
 ) -> None:
+    """And rotates its own log meanwhile: both are done by the same loop."""
     agent = Agent(tmp_path)
+    agent.layout.root.mkdir(mode=0o700)
+    agent.layout.log.write_bytes(b"x" * log_file.MAX_BYTES)
     try:
         agent.start(NOTIFY_SOCKET=listening.getsockname(), WATCHDOG_USEC="300000")
         heard = {listening.recv(100).decode() for _ in range(4)}
         assert heard == {systemd.READY, systemd.ALIVE}
+        eventually(log_file.older(agent.layout.log, 1).exists, "the full log is put aside")
         agent.apply(manifest())
+        assert "started worker" in agent.layout.log.read_text()
         (worker,) = agent.workers()
         environ = Path(f"/proc/{worker}/environ").read_bytes()
         assert b"NOTIFY_SOCKET" not in environ
@@ -53,19 +59,6 @@ def _until_silent(listening: socket.socket) -> list[str]:
             heard.append(listening.recv(100).decode())
     except BlockingIOError:
         return heard
-
-
-def test_an_agent_rotates_its_own_log(tmp_path: Path) -> None:
-    agent = Agent(tmp_path)
-    agent.layout.root.mkdir(mode=0o700)
-    agent.layout.log.write_bytes(b"x" * (8 * 2**20))
-    try:
-        agent.start()
-        eventually(lambda: agent.layout.log.with_name("agent.log.1").exists(), "the full log is put aside")
-        agent.apply(manifest())
-        eventually(lambda: "started worker" in agent.layout.log.read_text(), "it writes into the new one")
-    finally:
-        agent.clean_up()
 
 
 @pytest.mark.parametrize(
