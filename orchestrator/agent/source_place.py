@@ -25,6 +25,9 @@ class Place(Protocol):
     def fetch(self, commit_id: str, /) -> Checkout:
         """Return the commit's files."""
 
+    def known(self, commit_id: str, /) -> Commit:
+        """Return what is known of a commit, also of one that could not be fetched whole."""
+
     def bring(self, checkout: Checkout, paths: Iterable[str], /) -> Collection[str]:
         """Add files of the repository to the checkout."""
 

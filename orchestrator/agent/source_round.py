@@ -156,8 +156,8 @@ class Round:
             if error.kind in PASSING:
                 self._in_trouble(error)
                 return Outcome("the commit was not fetched", reached=False, error=error)
-            nothing = Commit(commit_id, "", 0.0, "")
-            return self._failed(nothing, error, _plain(error, nothing))
+            commit: Commit = await self._off(lambda: self._place.known(commit_id))
+            return self._failed(commit, error, _plain(error, commit))
         self._begin(checkout.commit)
         try:
             read = await self._read(checkout, asked)
@@ -341,7 +341,10 @@ def _told(commit: Commit) -> str:
 
 
 def _plain(error: OrchError, commit: Commit) -> tuple[Fault, ...]:
-    return tuple(Fault(what=each.what, where=each.where, hint=each.hint, commit=commit.id) for each in error.problems)
+    return tuple(
+        Fault(what=each.what, where=each.where, hint=each.hint, commit=commit.id, author=commit.author or None)
+        for each in error.problems
+    )
 
 
 def _first(found: Sequence[Fault]) -> str:
