@@ -15,7 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.agent.planning import Wanted
 from orchestrator.errors import Kind, OrchError
+from orchestrator.planner.plan import DeploymentPlan
 
 if TYPE_CHECKING:  # an idle agent needs no YAML
     from orchestrator.manifest.load import Document
@@ -47,6 +49,18 @@ def address(document: Document, root: Path, kept: Path, beside: Sequence[Sequenc
     endpoint = _with_files(deployment.spec.endpoint, at)
     spec = deployment.spec.model_copy(update={"models": models, "endpoint": endpoint})
     return replace(document, deployment=deployment.model_copy(update={"spec": spec}))
+
+
+def as_planned(wanted: Wanted, plan: DeploymentPlan) -> Wanted:
+    """Return what is wanted with the files where the plan of a source's deployment has them: kept by content."""
+    kept = {model.name: model.source for model in plan.models}
+    spec = wanted.document.deployment.spec
+    models = [model.model_copy(update={"source": kept.get(model.name, model.source)}) for model in spec.models]
+    token = {"token_file": plan.endpoint.token_file} if spec.endpoint.token_file is not None else {}
+    endpoint = spec.endpoint.model_copy(update=token)
+    spec = spec.model_copy(update={"models": models, "endpoint": endpoint})
+    deployment = wanted.document.deployment.model_copy(update={"spec": spec})
+    return replace(wanted, document=replace(wanted.document, deployment=deployment))
 
 
 def _with_files(node: Strict, at: Callable[[str], str]) -> Strict:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from orchestrator.agent import listener, paths, planning, trials
+from orchestrator.agent import content, listener, paths, planning, trials
 from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
 from orchestrator.agent.decisions import Step, decide, overlap, to_prune, warn_owned
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
@@ -519,7 +519,10 @@ class Reconciler:
             wanted = await asyncio.to_thread(planning.read, [text])
             deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
             # Nobody waits for this one to be measured: it is to serve again.
-            plan = (await self._plan([one for one in wanted if one.name == record.name], None, Asking(), deadline))[0]
+            own = [one for one in wanted if one.name == record.name]
+            if record.origin.source is not None:
+                own = [content.as_planned(one, record.runnable) for one in own]
+            plan = (await self._plan(own, None, Asking(), deadline))[0]
         except (OrchError, IndexError) as error:
             self._supervisor.note(record.name, "Warning", "NotPlanned", f"the plan before is used: {error}")
             return

@@ -38,6 +38,7 @@ from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.gitops.remote import Checkout, Commit
 
 APPLY_S_EACH = 120.0  # for one deployment: its models are measured, compiled and checked
+APPLIES_MAX = 4  # an agent makes 16 at a time, and people apply too
 REVISIONS_WITH_MODELS = 10  # of each deployment: those that a rollback finds the model files of
 PASSING = frozenset({Kind.UNAVAILABLE, Kind.DEADLINE})
 """Errors of a fetch that say nothing about the commit."""
@@ -61,6 +62,8 @@ class Site:
     stopping: asyncio.Event
     """Set when the agent is to end: what is under way is the next one's."""
     threads: Threads = field(default_factory=Threads)
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(APPLIES_MAX))
+    """Bounds the commits that are brought about at the same time."""
 
     def note(self, source: str, kind: str, reason: str, message: str) -> None:
         """Keep an event of a source."""
@@ -228,7 +231,8 @@ class Round:
             return {"deployments": []}
         locks = record.plan.locks
         asked = Apply((), locked=locks == "refuse", measures=locks == "measure", together=True, trial=trial)
-        return await self._site.reconciler.bring(wanted, asked, self._report, _deadline(len(wanted)))
+        async with self._site.room:
+            return await self._site.reconciler.bring(wanted, asked, self._report, _deadline(len(wanted)))
 
     async def _put_back(self) -> None:
         before = self._record().state.before or {}
@@ -259,7 +263,9 @@ class Round:
 
     async def _failed_at(self, checkout: Checkout, error: OrchError, read: Read) -> Outcome:
         found = await self._off(lambda: faults(error, checkout, read, self._place.authored))
-        return self._failed(checkout.commit, error, found)
+        outcome = self._failed(checkout.commit, error, found)
+        await self._tidy()
+        return outcome
 
     def _failed(self, commit: Commit, error: OrchError, found: tuple[Fault, ...]) -> Outcome:
         record = self._record()

@@ -10,7 +10,7 @@ from orchestrator.errors import Kind
 from orchestrator.planner.plan import digest
 
 JITTER = 0.1  # of the interval, and only off it: a commit is seen within one interval
-BACKOFF_MAX_S = 60.0  # a remote that is gone is asked at least this often, or once an interval where that is longer
+BACKOFF_MAX_S = 30.0  # a remote that is gone is asked at least this often, or once an interval where that is longer
 BACKOFF_DOUBLINGS_MAX = 16
 REPAIR_PAUSE_MAX_S = 3600.0
 SHORT = 8  # digits of a commit for people

@@ -125,6 +125,7 @@ def source_list(output: OutputOption = Output.TABLE) -> None:
                does not answer, and what ran before goes on; Suspended.
     APPLIED    the last commit that all runs of.
     ATTEMPTED  the last commit that was tried.
+    AGE        since it was tried.
 
     \b
     Exit codes: 0 shown; 1 no agent runs.

@@ -54,8 +54,8 @@ def status(
 
     Below a row stands why it is not as it should be, and what to do; in a pipe and with -o wide as the last
     column, REASON. slow: inferences take much longer than planned, though few requests come.
-    -o wide adds STATE, GOODPUT (answers within the SLO), the saturation's CAUSE and ENDPOINT. A narrow terminal
-    shows fewer columns; in a pipe rows are separated by tabs.
+    -o wide adds STATE, GOODPUT (answers within the SLO), the saturation's CAUSE, the COMMIT of its source, and
+    ENDPOINT. A narrow terminal shows fewer columns; in a pipe rows are separated by tabs.
 
     \b
     Exit codes: 0 shown; 1 no agent runs, or there is no such deployment.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import os
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -279,6 +281,23 @@ def test_an_agent_killed_amid_a_commit_that_cannot_be_leaves_the_one_before(own:
     eventually(lambda: own.item()["attempted"]["result"] == "failed", "it fails")
     assert own.agent.call("describe", {"name": "a"})["plan"]["models"][0]["queue"]["limit"] == 8
     assert own.agent.item("a")["revision"]["commit"] == good
+
+
+def test_a_deployment_planned_anew_after_a_reboot_keeps_its_files(own: Site) -> None:
+    own.people.push({"site/shop.yaml": manifest(), **MODEL})
+    own.follow()
+    own.reconcile()
+    before = own.agent.call("describe", {"name": "shop"})["plan"]
+    own.agent.end(signal.SIGKILL)
+    for pid in own.agent.workers():
+        os.kill(pid, signal.SIGKILL)
+    with closing(sqlite3.connect(own.agent.layout.database)) as connection:
+        connection.execute("UPDATE workers SET boot = 'another'")
+        connection.commit()
+    own.agent.start(STAND_IN_MACHINE="another machine")
+    plan = lambda: own.agent.call("describe", {"name": "shop"})["plan"]  # noqa: E731
+    eventually(lambda: plan()["fingerprint"] == "another machine", "it is planned anew")
+    assert plan()["models"] == before["models"]
 
 
 def test_a_suspended_source_takes_nothing_until_it_is_resumed(site: Site) -> None:
