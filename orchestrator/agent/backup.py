@@ -114,7 +114,9 @@ def _index(layout: Layout, folder: Path, names: Sequence[str], made: Made) -> In
         raise too_new(layout.database, version)
     with state_file.reading(database) as connection:
         deployments = [row[0] for row in connection.execute("SELECT name FROM deployments ORDER BY name")]
-        references = tuple(_references(connection))
+        # What a source has checked out it fetches again.
+        fetched = str(layout.sources) + "/"
+        references = tuple(each for each in _references(connection) if not each.path.startswith(fetched))
     files = tuple(_entry(name, folder / name) for name in names)
     return Index(FORMAT, made.orch, version, made.created, made.host, tuple(deployments), files, references)
 
