@@ -28,7 +28,7 @@ def ensure_agent(environ: Mapping[str, str], *, start: bool) -> Path:
     if _answers(layout):
         return layout.socket
     _check_allowed(layout)
-    _check_own(layout)
+    check_own(layout, os.geteuid())
     if not start and not _was_killed(layout):
         hint = "orch apply starts it, and so does orch agent start"
         raise OrchError(Kind.UNAVAILABLE, "no agent runs", where=str(layout.root), hint=hint)
@@ -104,13 +104,13 @@ def _check_allowed(layout: Layout) -> None:
     raise OrchError(Kind.UNAUTHORIZED, "this user may not use the state there", where=str(layout.root), hint=hint)
 
 
-def _check_own(layout: Layout) -> None:
+def check_own(layout: Layout, user: int) -> None:
     """Raise UNAUTHORIZED for the state of another user: root could start an agent, whose files that user cannot use."""
     try:
         owner = layout.database.stat().st_uid
     except OSError:  # there is none, or it is not for us to see
         return
-    if owner != os.geteuid():
+    if owner != user:
         what = f"the state there belongs to another user (uid {owner}), whose agent does not run"
         hint = f"start it as that user: sudo systemctl start orch-agent, or sudo -u '#{owner}' orch agent start"
         raise OrchError(Kind.UNAUTHORIZED, what, where=str(layout.root), hint=hint)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent import listener, paths, process
-from orchestrator.agent.client import worker_environ
+from orchestrator.agent.client import check_own, worker_environ
 from orchestrator.agent.paths import Layout, state_dir
 from orchestrator.errors import Kind, OrchError
 from orchestrator.serving import log_file
@@ -126,3 +126,14 @@ def test_a_long_log_is_put_aside_and_a_tail_begins_where_told(tmp_path: Path, mo
     monkeypatch.setattr(log_file, "MAX_BYTES", 3)
     assert process.rotate(log) == 0
     assert (tmp_path / "worker.log.1").read_text() == "old\nnew\n"
+
+
+def test_root_starts_no_agent_on_the_state_of_another_user(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    check_own(layout, os.geteuid() + 1)  # there is no state yet
+    layout.database.write_bytes(b"")
+    check_own(layout, os.geteuid())
+    with pytest.raises(OrchError, match="belongs to another user") as caught:
+        check_own(layout, os.geteuid() + 1)
+    assert caught.value.kind is Kind.UNAUTHORIZED
+    assert f"sudo -u '#{os.geteuid()}' orch agent start" in str(caught.value.problems[0].hint)
