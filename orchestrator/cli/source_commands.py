@@ -15,6 +15,7 @@ from orchestrator.cli import control, render
 from orchestrator.cli.app import OutputOption, TextOption, app, duration
 from orchestrator.cli.light import LightCommand, LightGroup
 from orchestrator.cli.render import Output, Text
+from orchestrator.errors import OrchError, Problem
 
 GRACE_S = 30.0  # beyond the time the agent is given, for its own answer
 DELETE_S = 180.0  # a look under way ends first, then workers finish what is in flight
@@ -95,9 +96,12 @@ def source_add(
     if export:
         render.out(text)
         return
-    document = {"name": "orch source add", "base": str(Path.cwd()), "text": text}
+    document = {"name": "-", "base": str(Path.cwd()), "text": text}
     control.agent(start=True)
-    answer = control.ask("source_put", {"documents": [document]})
+    try:
+        answer = control.ask("source_put", {"documents": [document]})
+    except OrchError as error:  # lines of a text that nobody has written say nothing
+        raise OrchError(error.kind, [Problem(each.what, None, each.hint) for each in error.problems]) from None
     render.out("".join(source_line(each) for each in answer["sources"]))
     render.talk(f"hint: orch source reconcile {name} waits for its first commit; orch source list shows how it is")
 

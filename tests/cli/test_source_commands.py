@@ -145,3 +145,10 @@ def test_deleting_tells_what_went_with_it(home: Path) -> None:
         ran = agent.orch("source", "delete", "shop")
         assert agent.asked("source_delete") == [{"name": "shop", "keep_deployments": False}]
     assert (ran.returncode, ran.stdout) == (0, "a deleted\nb deleted\nsource shop deleted\n")
+
+
+def test_what_is_wrong_with_an_option_is_said_without_a_line_that_nobody_wrote(home: Path) -> None:
+    error = OrchError(Kind.INVALID, [Problem("spec.locks: must be 'measure'", "-:8:10", "did you mean 'measure'?")])
+    with stand_in(home, {"source_put": error}) as agent:
+        ran = agent.orch("source", "add", "shop", "--url", "/srv/shop.git", "--locks", "measur")
+    assert ran.stderr == "error: spec.locks: must be 'measure'\nhint: did you mean 'measure'?\n"
