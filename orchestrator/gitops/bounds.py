@@ -17,7 +17,7 @@ from orchestrator.manifest.explain import dotted
 from orchestrator.manifest.load import Document, resolve_source
 from orchestrator.manifest.spec import FileName
 
-PATH_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_PATH", "WEIGHTS_PATH", "CONFIG_FILE", "DUMP_PATH"})
+PATH_PROPERTIES = ("_DIR", "_PATH", "_FILE")  # how OpenVINO ends the names of those that it reads or writes files by
 TO_REPOSITORY = "put the file into the repository, or below"
 BESIDE_IT = "keep it on this machine, below"  # what is no model, such as a token, does not belong into a repository
 Loc = tuple[str | int, ...]
@@ -74,8 +74,8 @@ def _problems(document: Document, bounds: Bounds) -> Iterator[Problem]:
         if bounds.fault(source) is None:
             yield from _fault(document, (*at, "source"), _companion_fault(source, bounds))
         for key, value in model.properties.items():
-            if isinstance(value, str) and (key in PATH_PROPERTIES or "/" in value):
-                yield from _fault(document, (*at, "properties", key), bounds.fault(document.base / value, BESIDE_IT))
+            if isinstance(value, str) and (key.endswith(PATH_PROPERTIES) or "/" in value):
+                yield from _fault(document, (*at, "properties", key), _property_fault(value, bounds))
 
 
 def _locks(manifest: Path) -> Iterator[Path]:
@@ -96,6 +96,16 @@ def _companion_fault(model: Path, bounds: Bounds) -> tuple[str, str] | None:
     faults = (bounds.fault(model.parent / name) for name in names)
     fault = next((fault for fault in faults if fault is not None), None)
     return None if fault is None else (f"the model {fault[0]}", fault[1])
+
+
+def _property_fault(value: str, bounds: Bounds) -> tuple[str, str] | None:
+    """Return what is wrong with a path that the engine takes as it is, and so from whatever folder it runs in."""
+    if Path(value).is_absolute():
+        return bounds.fault(Path(value), BESIDE_IT)
+    return (
+        f"names {value!r}, which is relative to no known folder",
+        "write the whole path, below a model root of the source",
+    )
 
 
 def _fault(document: Document, loc: Loc, fault: tuple[str, str] | None) -> Iterator[Problem]:

@@ -80,7 +80,7 @@ class Tree:
     def take(self, paths: Iterable[str]) -> Taken:
         """Return the files and folders with all that their links lead to; what is not there is passed over.
 
-        Raise INVALID for a link that leads out of the repository, or round in circles.
+        Raise INVALID for a link that leads out of the repository or round in circles, and for a name that is no text.
         """
         files: dict[str, str] = {}
         links: dict[str, str] = {}
@@ -100,6 +100,10 @@ class Tree:
                         waiting.append(entry.path)
                     elif entry.mode in FILE_MODES:
                         files[entry.path] = entry.object_id
+        for path in (*files, *links):
+            if not path.isprintable():  # names stand in errors, logs and terminals
+                what = f"the file {path[:200]!r} has a name that is no printable text"
+                raise OrchError(Kind.INVALID, what, hint="rename it")
         return Taken(files, links)
 
     def _is_file(self, path: str) -> bool:

@@ -130,9 +130,11 @@ def test_a_lock_or_a_manifest_that_is_a_link_out_is_refused(place: Path) -> None
     assert found.what.startswith("its lock names ")
 
 
-@pytest.mark.parametrize("key", ["CACHE_DIR", "WEIGHTS_PATH", "SOME_FUTURE_FILE"])
+@pytest.mark.parametrize("key", ["CACHE_DIR", "WEIGHTS_PATH", "SOME_FUTURE_THING"])
 def test_a_path_in_a_property_is_bounded(place: Path, key: str) -> None:
     more = f"      properties: {{{key}: %s}}\n"
+    (found,) = problems(place, "own.onnx", more=more % "../cache")
+    assert found.what.endswith("relative to no known folder")
     (found,) = problems(place, "own.onnx", more=more % "/var/lib/elsewhere")
     assert found.what.startswith(f"spec.models[0].properties.{key}: names ")
     assert problems(place, "own.onnx", more=more % (place / "roots/cache")) == []

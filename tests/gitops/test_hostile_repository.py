@@ -443,6 +443,15 @@ def test_what_strangers_write_cannot_steer_a_terminal(tmp_path: Path, upstream: 
     assert len(commit.subject) == failures.TEXT_MAX
 
 
+@pytest.mark.parametrize("name", [b"\x1b[2J.yaml", b"line\nend.yaml", b"\xff.yaml", b"a\xe2\x80\xaelmay.yaml"])
+def test_a_file_name_that_could_steer_a_terminal_is_refused(tmp_path: Path, upstream: Upstream, name: bytes) -> None:
+    """It would stand in the errors about the file, and in logs."""
+    tree = upstream.raw_tree(("100644", name, upstream.blob("x")))
+    error = refused(tmp_path, upstream, upstream.commit_tree(tree))
+    assert error.kind is Kind.INVALID
+    assert str(error).isprintable()
+
+
 @given(st.text(max_size=40))
 def test_no_text_of_git_s_steers_a_terminal(text: str) -> None:
     assert failures.shown(text).replace("…", "").isprintable() or not failures.shown(text).isascii()

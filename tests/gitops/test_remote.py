@@ -366,14 +366,3 @@ def test_a_repository_of_sha256_commits_is_fetched(tmp_path: Path) -> None:
     made = Upstream(path).commit(FILES)
     assert len(made) == 64
     assert fetched(a_repository(tmp_path, path).fetch(made).root) == BERLIN
-
-
-def test_names_that_are_no_text_are_kept_as_they_are(tmp_path: Path, upstream: Upstream) -> None:
-    name = b'sites/berlin/\xff\xfe "quoted"\ttab'
-    tree = upstream.raw_tree(("100644", name.rpartition(b"/")[2], upstream.blob("odd")))
-    berlin = upstream.raw_tree(("40000", b"berlin", tree))
-    checkout = a_repository(tmp_path, upstream.path).fetch(
-        upstream.commit_tree(upstream.raw_tree(("40000", b"sites", berlin)))
-    )
-    assert (checkout.root / os.fsdecode(name)).read_text() == "odd"
-    assert a_repository(tmp_path, upstream.path).fetch(checkout.commit.id) == checkout
