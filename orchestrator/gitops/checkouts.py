@@ -176,16 +176,14 @@ class Checkouts:
 
     def _fill(self, root: Path, files: Mapping[str, Blob], links: Mapping[str, str]) -> None:
         """Link the files into place; links come last, so that nothing is ever written through one."""
-        for path, blob in sorted(files.items()):
-            target = root / path
-            if not os.path.lexists(target):
-                with _opened(root, path):
-                    _share(self._blobs / blob.file, target)
-        for path, points_to in sorted(links.items()):
-            target = root / path
-            if not os.path.lexists(target):
-                with _opened(root, path):
-                    target.symlink_to(points_to)
+        for folder, paths in _by_folder(root, files).items():
+            with _opened(root, folder):
+                for path in paths:
+                    _share(self._blobs / files[path].file, root / path)
+        for folder, paths in _by_folder(root, links).items():
+            with _opened(root, folder):
+                for path in paths:
+                    (root / path).symlink_to(links[path])
 
     def _remove(self, commit_id: str) -> None:
         self._record_path(commit_id).unlink(missing_ok=True)  # first: without it the checkout is none
@@ -225,11 +223,20 @@ def _whole(root: Path, record: Record) -> bool:
         return False
 
 
+def _by_folder(root: Path, paths: Iterable[str]) -> dict[str, list[str]]:
+    """Return those that are not there yet, by the folder in which they belong."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if not os.path.lexists(root / path):
+            found.setdefault(path.rpartition("/")[0], []).append(path)
+    return found
+
+
 @contextlib.contextmanager
 def _opened(root: Path, path: str) -> Iterator[None]:
-    """Make the folders of a path, and let something be put into the last one; all are read-only again afterwards."""
+    """Make a folder, and let something be put into it; all on the way are read-only again afterwards."""
     folder = root
-    for part in path.split("/")[:-1]:
+    for part in filter(None, path.split("/")):
         below = folder / part
         if not below.exists():
             was = stat.S_IMODE(folder.stat().st_mode)

@@ -112,7 +112,7 @@ class Folder:
         found: list[Seen] = []
         try:
             for entry in _entries(str(self._path)):
-                about = _seen(entry, str(self._path))
+                about = _seen(entry, os.path.join(self._path, ""))  # noqa: PTH118 - with the last slash
                 if about is not None:
                     found.append(about)
                 if len(found) > self._limits.files:
@@ -162,7 +162,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                     yield entry
 
 
-def _seen(entry: os.DirEntry[str], folder: str) -> Seen | None:
+def _seen(entry: os.DirEntry[str], prefix: str) -> Seen | None:
     """Return the file or link; None for pipes, sockets and devices."""
     status = entry.stat(follow_symlinks=False)
     target = None
@@ -170,7 +170,7 @@ def _seen(entry: os.DirEntry[str], folder: str) -> Seen | None:
         target = os.readlink(entry.path)  # noqa: PTH115 - as text, as it stands
     elif not stat.S_ISREG(status.st_mode):
         return None
-    return Seen(os.path.relpath(entry.path, folder), status.st_size, status.st_mtime_ns, status.st_ino, target)
+    return Seen(entry.path[len(prefix) :], status.st_size, status.st_mtime_ns, status.st_ino, target)
 
 
 def _digest(found: Iterable[Seen]) -> str:
