@@ -126,8 +126,8 @@ def plan(
     unverified  predicted, not proven
 
     \b
-    Exit codes: 0 there is a plan, or all locks fit and all SLOs hold; 1 not so, see
-    standard error.
+    Exit codes: 0 there is a plan, or all locks fit and all SLOs hold; 1 not so,
+    see standard error.
 
     \b
     Example: orch plan deployments/quickstart.yaml
