@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import OrchError
 from orchestrator.manifest.tls_files import Identity, TlsFiles, written
-from orchestrator.planner.plan import EndpointPlan
+from orchestrator.planner.plan import EndpointPlan, TlsPlan
 from orchestrator.serving import tls, token
 from orchestrator.serving.watched import LOOK_S, Change, Watched
 from orchestrator.telemetry.events import EventType
@@ -44,8 +44,7 @@ class Credentials:
         self._tls: Watched[Identity] | None = None
         self._tokens: Watched[tuple[str, ...]] | None = None
         if endpoint.tls is not None:
-            files = files_of(endpoint)
-            assert files is not None
+            files = files_of(endpoint.tls, grpc=endpoint.grpc is not None)
             self._tls = Watched(files.paths, lambda: tls.read(files))
         if endpoint.token_file is not None:
             path = Path(endpoint.token_file)
@@ -96,7 +95,7 @@ class Credentials:
     def look(self) -> Iterator[Note]:
         """Look at the files once, and yield what there is to tell."""
         if self._tokens is not None and (change := self._tokens.look()) is not None:
-            yield _noted(change, "Token", "the new token is asked for from now on")
+            yield _noted(change, "Token", "what the file holds now is taken, and nothing else")
         if self._tls is None:
             return
         if (change := self._tls.look()) is not None:
@@ -115,14 +114,10 @@ class Credentials:
         self._age = age
 
 
-def files_of(endpoint: EndpointPlan) -> TlsFiles | None:
-    """Return the TLS files of a plan."""
-    planned = endpoint.tls
-    if planned is None:
-        return None
+def files_of(planned: TlsPlan, *, grpc: bool) -> TlsFiles:
+    """Return the files that a plan names; `grpc` tells whether gRPC is served with them too."""
     client_ca = None if planned.client_ca_file is None else Path(planned.client_ca_file)
-    certificate, key, grpc = Path(planned.certificate_file), Path(planned.key_file), endpoint.grpc is not None
-    return TlsFiles(certificate, key, client_ca, planned.min_version, grpc)
+    return TlsFiles(Path(planned.certificate_file), Path(planned.key_file), client_ca, planned.min_version, grpc)
 
 
 def _noted(change: Change, subject: str, taken: str) -> Note:
