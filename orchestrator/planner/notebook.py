@@ -17,7 +17,8 @@ from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the machine
 # A batch must carry more than this beyond single rows. It computes all its rows for a lone request too, which takes as
 # long as they do, and keeps all cores from the front end at rates at which single rows leave it half of them.
-BATCH_TIE = 0.10
+# Served, batches that were predicted to carry up to a fifth more carried less than single rows (docs/adr/0008).
+BATCH_TIE = 0.20
 ENOUGH_ANSWERS = 20  # of a proof, to learn from their latencies
 DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not explain
 WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
@@ -452,7 +453,7 @@ class Notebook:
             return f"holds the SLO at no rate; {chosen.name} at {best.per_s:.3g}/s"
         less = 1 - own.per_s / best.per_s
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
-        if -BATCH_TIE <= less < -tie and arm.batch > chosen.batch == 1:
+        if less < -tie and arm.batch > chosen.batch == 1 and (1 - BATCH_TIE) * own.per_s <= best.per_s:
             return (
                 f"may hold {own.per_s:.3g}/s, {-100 * less:.0f} % more than {chosen.name}: too little to have a lone "
                 f"request take as long as {arm.batch} rows"
