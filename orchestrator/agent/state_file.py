@@ -45,6 +45,7 @@ def alone(layout: Layout, hint: str = "end it first, its deployments go on servi
 
     What the lock file says is left as it is: who reads it must not take this process for an agent.
     """
+    check_owner(layout, os.geteuid())
     try:
         holder = layout.lock.open("a", encoding="utf-8")
     except OSError as error:
@@ -55,6 +56,15 @@ def alone(layout: Layout, hint: str = "end it first, its deployments go on servi
         except OSError:
             raise OrchError(Kind.CONFLICT, "an agent runs", where=str(layout.root), hint=hint) from None
         yield
+
+
+def check_owner(layout: Layout, user: int) -> None:
+    """Raise UNAUTHORIZED where files of this user would be in the way of the agent's own."""
+    place = layout.database if layout.database.exists() else layout.root
+    owner = place.stat().st_uid
+    if owner != user:
+        hint = f"run it as that user: sudo -u '#{owner}' ORCH_HOME={layout.root} orch ..."
+        raise OrchError(Kind.UNAUTHORIZED, f"belongs to another user (uid {owner})", where=str(place), hint=hint)
 
 
 def _uri(path: Path) -> str:

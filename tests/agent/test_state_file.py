@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -185,3 +186,13 @@ def test_nothing_is_exchanged_while_an_agent_runs(tmp_path: Path) -> None:
             pytest.fail("it was let in")
     with state_file.alone(layout):
         assert layout.lock.read_text() == "4711\n"
+
+
+def test_nothing_is_exchanged_in_the_folder_of_another_user(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for place in (layout.root, layout.database):  # the folder counts until there is a file
+        with pytest.raises(OrchError, match=f"{place}: belongs to another user") as caught:
+            state_file.check_owner(layout, os.geteuid() + 1)
+        assert caught.value.kind is Kind.UNAUTHORIZED
+        state_file.check_owner(layout, os.geteuid())
+        layout.database.write_bytes(b"")
