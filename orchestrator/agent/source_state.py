@@ -138,3 +138,5 @@ class Row:
     commit: str | None
     desired: str
     """Digest of the plan that is wanted."""
+    settled: bool = True
+    """A worker ran that plan."""

@@ -111,7 +111,7 @@ def _why_drifted(source: str, commit: str, row: Row | None) -> str | None:
         return f"taken by the source {row.source}"
     if row.commit != commit:
         return f"at commit {short(row.commit or 'unknown')} instead of {short(commit)}"
-    return None
+    return None if row.settled else "its last change failed"
 
 
 def surroundings(name: str, rows: Mapping[str, Row], machine: str) -> str:

@@ -52,8 +52,11 @@ class SourceStore:
 
     def rows(self) -> dict[str, Row]:
         """Return of every deployment what shows whether it is as its source has it; no plan is parsed."""
-        found = self._store.read("SELECT name, source, commit_id, desired FROM deployments ORDER BY name")
-        return {name: Row(source, commit, digest(desired)[:12]) for name, source, commit, desired in found}
+        sql = "SELECT name, source, commit_id, desired, applied IS desired FROM deployments ORDER BY name"
+        return {
+            name: Row(source, commit, digest(desired)[:12], bool(settled))
+            for name, source, commit, desired, settled in self._store.read(sql)
+        }
 
     def kinds(self) -> dict[str, str]:
         """Return what kind of place each source is: git or folder."""

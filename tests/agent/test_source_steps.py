@@ -85,6 +85,7 @@ def test_only_an_error_that_passes_by_itself_is_tried_again(kind: Kind, again: b
         (None, "deleted by hand"),
         (Row(None, None, "p"), "applied by hand"),
         (Row("paris", "c1", "p"), "taken by the source paris"),
+        (Row("berlin", "c1", "p", settled=False), "its last change failed"),
         (Row("berlin", "c0ffee00aa", "p"), "at commit c0ffee00 instead of c1"),
     ],
 )
