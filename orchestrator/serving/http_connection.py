@@ -48,6 +48,7 @@ from orchestrator.serving.request_log import Caller, Ended, RequestLog
 from orchestrator.serving.scrapes import Page, Scrapes
 from orchestrator.serving.tensors import TensorPool
 from orchestrator.serving.turns import Turns
+from orchestrator.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -552,6 +553,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(NO_MEMORY)
             case _:
                 if self._body is not None:
+                    logs.mark(error, self._head.said.marks())
                     error.add_note(f"while serving {self._head.path} {self._head.said.marks()}")
                 self._shared.on_bug(error)
                 self._refuse(OrchError(Kind.INTERNAL, "internal error; the server's log has it"))

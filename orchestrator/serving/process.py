@@ -45,6 +45,7 @@ from orchestrator.serving.oip import Signature
 from orchestrator.serving.quota import Quotas
 from orchestrator.serving.request_log import RequestLog
 from orchestrator.serving.shared_regions import LOOPBACK_ONLY, NOT_OFFERED, REGIONS_MAX, Regions
+from orchestrator.telemetry import logs
 from orchestrator.telemetry.events import EventType
 from orchestrator.telemetry.prometheus import make_registry, render
 from orchestrator.telemetry.report import WorkerReport
@@ -457,7 +458,7 @@ class WorkerProcess:
         return {"stopping": True}
 
     def _bug(self, error: BaseException) -> None:
-        log.error("our bug, please report it", exc_info=error)
+        log.error("our bug, please report it", exc_info=error, extra=logs.marks(error))
 
 
 async def _quiet(_item: admin.Json) -> None:

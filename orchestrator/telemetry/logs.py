@@ -39,6 +39,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+def mark(error: BaseException, marks: Mapping[str, str]) -> None:
+    """Keep with an error which request it befell, for who will log it."""
+    error.__dict__["orch_marks"] = dict(marks)
+
+
+def marks(error: BaseException) -> dict[str, str]:
+    """Return what was kept with the error, for `extra`."""
+    kept: dict[str, str] = error.__dict__.get("orch_marks", {})
+    return kept
+
+
 def begin(environ: Mapping[str, str], text: logging.Formatter, **always: str) -> None:
     """Log to stderr from now on, as `text` or as JSON with `always` in each line; raise INVALID for another format."""
     wanted = environ.get(FORMAT) or "text"

@@ -60,3 +60,13 @@ def test_another_format_is_refused_with_those_that_there_are() -> None:
 def test_what_is_no_json_by_itself_is_written_all_the_same() -> None:
     record: Any = logging.makeLogRecord({"name": "x", "msg": "m", "levelname": "INFO", "request_id": b"\xff"})
     assert json.loads(logs.JsonLines().format(record))["request_id"] == "b'\\xff'"
+
+
+def test_an_error_brings_along_which_request_it_befell(caplog: pytest.LogCaptureFixture) -> None:
+    error = MemoryError()
+    logs.mark(error, {"request_id": "a-1", "trace_id": "4bf9"})
+    logging.getLogger("orch.x").error("our bug", extra=logs.marks(error))
+    logging.getLogger("orch.x").error("our bug", extra=logs.marks(ValueError()))
+    first, second = (json.loads(logs.JsonLines().format(record)) for record in caplog.records)
+    assert (first["request_id"], first["trace_id"]) == ("a-1", "4bf9")
+    assert "request_id" not in second
