@@ -276,7 +276,7 @@ class Reconciler:
             self._supervisor.note(name, "Warning", "RevisionFailed", f"revision {number}: {error}")
             course.tell("failed", str(error))
             self._go_on_without(name)
-            raise OrchError(error.kind, [_placed(problem, name) for problem in error.problems]) from None
+            raise OrchError(error.kind, [_placed(problem, course.plan) for problem in error.problems]) from None
         self._store.applied(course.revision)
         self._keep_record(worker, course)
         self._supervisor.note(
@@ -576,5 +576,9 @@ def _change(name: str, change: Change) -> Json:
     }
 
 
-def _placed(problem: Problem, name: str) -> Problem:
-    return problem if problem.where else replace(problem, where=name)
+def _placed(problem: Problem, plan: DeploymentPlan) -> Problem:
+    """Return the problem with the deployment in its place: a worker has one alone, and names its models."""
+    if problem.where is None:
+        return replace(problem, where=plan.name)
+    named = {model.name for model in plan.models}
+    return replace(problem, where=f"{plan.name}/{problem.where}") if problem.where in named else problem

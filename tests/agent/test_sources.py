@@ -170,6 +170,20 @@ def test_what_the_planner_refuses_is_told_with_its_line(site: Site) -> None:
     assert site.fails().problems[0].where == "site/shop.yaml:12:33"
 
 
+def test_what_a_worker_says_of_a_model_is_told_with_the_models_line(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(), **MODEL})
+    site.follow()
+    site.reconcile()
+    with socket.socket() as probe:  # another address needs another worker, which is tried
+        probe.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*probe.getsockname())
+    site.people.push({"site/shop.yaml": manifest(behaviour="MISSES", http=address), **MODEL})
+    (problem,) = site.fails().problems
+    assert problem.where is not None
+    assert problem.where.startswith("site/shop.yaml:")
+    assert "shop/m: p99 61 ms over the SLO of 40 ms" in problem.what
+
+
 def test_drift_is_repaired_and_told(site: Site) -> None:
     commit = site.people.push({"site/shop.yaml": manifest(), **MODEL})
     site.follow()
