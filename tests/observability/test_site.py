@@ -18,6 +18,7 @@ import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import use_span
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
 
 from orchestrator.client import Client
 from orchestrator.telemetry import dashboard
@@ -216,6 +217,13 @@ def test_a_grpc_call_is_traced_by_its_metadata(site: Site) -> None:
     spans = {each.name: each for each in site.collector.of(trace_id, 3)}
     assert spans["inference.GRPCInferenceService/ModelInfer"].parent_span_id.hex() == "b7ad6b7169203331"
     assert {"queue", "inference"} <= spans.keys()
+
+
+def test_errors_of_grpc_calls_are_counted_too(site: Site) -> None:
+    with tritonclient.grpc.InferenceServerClient(site.grpc) as client, pytest.raises(InferenceServerException):
+        client.infer("nobody", [])
+    line = 'orch_error_answers_total{deployment="shop",kind="not-found",protocol="grpc"} 1.0'
+    assert line in site.page(site.http).splitlines()
 
 
 def test_agent_and_worker_write_their_logs_as_lines_of_json(site: Site) -> None:
