@@ -65,10 +65,10 @@ def serving(model: str, folder: Path, tls: TlsPlan | None) -> Iterator[Endpoint]
         yield Endpoint(status["endpoint"]["http"], worker.process.pid)
 
 
-def asked(endpoint: Endpoint, script: Path, seconds: float, connections: int) -> tuple[float, float]:
+def asked(endpoint: Endpoint, script: Path, seconds: int, connections: int) -> tuple[float, float]:
     """Return answers a second, and the worker's CPU milliseconds for one."""
     before = endpoint.cpu_s()
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
     text = subprocess.run(
         [*command, f"{endpoint.url}/v2/models/model/infer"], capture_output=True, text=True, timeout=300, check=True
     ).stdout
@@ -78,7 +78,7 @@ def asked(endpoint: Endpoint, script: Path, seconds: float, connections: int) ->
     return float(rate[1]), 1000 * (endpoint.cpu_s() - before) / int(count[1])
 
 
-def compare(model: str, rounds: int, seconds: float, connections: int, seed: int) -> list[str]:
+def compare(model: str, rounds: int, seconds: int, connections: int, seed: int) -> list[str]:
     """Return the rows of the table for one model: requests on kept connections, then a connection for each."""
     order = random.Random(seed)
     rows = []
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=topologies.NAMES, default=["tiny_mlp", "mobilenet_v2"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
