@@ -51,6 +51,8 @@ class Apply:
     """Measure what neither a lock nor the memory of this machine holds; else it is planned by rule."""
     together: bool = False
     """Try no further deployment after one that failed: the caller takes back what was done."""
+    gone: Sequence[str] = ()
+    """Deployments that the caller deletes afterwards; one that is in the way of another goes first."""
     trial: bool = True
     """Try under load whether a change holds its SLO before it stays."""
 
@@ -137,6 +139,7 @@ class Reconciler:
             plans = await self._plan_and_claim(attempt, asked, report, deadline)
             for one, plan in zip(attempt.wanted, plans, strict=True):
                 try:
+                    await self._make_way(plan, asked.gone, report)
                     async with self._turns.take([one.name], report, deadline):
                         attempt.check(one.name)
                         if self._wish(one.name) != before[one.name]:
@@ -153,6 +156,13 @@ class Reconciler:
         if errors:
             raise merge(errors, Kind.FAILED if len(errors) > 1 else None)
         return {"deployments": outcomes, "pruned": pruned}
+
+    async def _make_way(self, plan: DeploymentPlan, gone: Sequence[str], report: Report) -> None:
+        """Delete what is to go anyway and listens where the plan is to: a deployment was renamed."""
+        for name in gone:
+            record = self._store.deployment(name)
+            if record is not None and overlap(plan.endpoint, record.runnable.endpoint):
+                await self.delete([name], report)
 
     def _wish(self, name: str) -> tuple[float, int, str] | None:
         """Return what tells whether a deployment is still wanted as it was."""

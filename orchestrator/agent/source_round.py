@@ -194,8 +194,9 @@ class Round:
         try:
             self._check_owners(wanted)
             gone = self._removal(record, read, asked)
-            self._keep(before=self._undo.remember([one.name for one in wanted]) | (record.state.before or {}))
-            result = await self._apply(wanted, record, trial=True)
+            touched = [*gone.names, *(one.name for one in wanted)]
+            self._keep(before=self._undo.remember(touched) | (record.state.before or {}))
+            result = await self._apply(wanted, record, gone.names, trial=True)
         except OrchError as error:
             if self._site.stopping.is_set():
                 raise
@@ -226,11 +227,13 @@ class Round:
             raise OrchError(Kind.CONFLICT, found.refused, where=record.plan.path, hint=hint)
         return found
 
-    async def _apply(self, wanted: Sequence[Wanted], record: SourceRecord, *, trial: bool) -> dict[str, Any]:
+    async def _apply(
+        self, wanted: Sequence[Wanted], record: SourceRecord, gone: Sequence[str] = (), *, trial: bool
+    ) -> dict[str, Any]:
         if not wanted:
             return {"deployments": []}
         locks = record.plan.locks
-        asked = Apply((), locked=locks == "refuse", measures=locks == "measure", together=True, trial=trial)
+        asked = Apply((), locked=locks == "refuse", measures=locks == "measure", together=True, gone=gone, trial=trial)
         async with self._site.room:
             return await self._site.reconciler.bring(wanted, asked, self._report, _deadline(len(wanted)))
 
@@ -240,11 +243,10 @@ class Round:
             self._note("Warning", "NotPutBack", str(error))
 
     async def _prune(self, gone: Removal) -> list[str]:
-        pruned = []
         for name in gone.names:
-            with suppress(OrchError):  # somebody else was quicker
+            with suppress(OrchError):  # it has made way for another, or somebody else was quicker
                 await self._site.reconciler.delete([name], self._report)
-                pruned.append(name)
+        pruned = [name for name in gone.names if self._site.store.deployment(name) is None]
         if pruned:
             self._note("Normal", "Pruned", f"{', '.join(pruned)}: no longer in {self._record().plan.path}")
         return pruned

@@ -226,6 +226,21 @@ def test_what_a_commit_no_longer_has_is_deleted_but_never_everything(site: Site)
     assert site.names() == ["c"]
 
 
+def test_a_deployment_that_is_renamed_takes_its_address_over_and_gives_it_back_when_it_cannot_run(site: Site) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    site.people.push({"site/a.yaml": manifest("a", http=address), "site/z.yaml": manifest("z"), **MODEL})
+    site.follow()
+    site.reconcile()
+    site.people.push({"site/a.yaml": manifest("b", http=address, behaviour="CANNOT")})
+    assert "this plan cannot run" in str(site.fails())
+    eventually(lambda: site.agent.item("a")["health"] == "Healthy", "the old one is back")
+    assert site.names() == ["a", "z"]
+    site.people.push({"site/a.yaml": manifest("b", http=address)})
+    assert "1 changed, 1 unchanged, 1 removed" in site.reconcile()
+    assert site.names() == ["b", "z"]
+    assert site.agent.item("b")["endpoint"]["http"] == f"http://{address}"
+
+
 def test_a_remote_that_is_gone_or_lost_its_branch_changes_nothing_and_is_told(site: Site) -> None:
     site.people.push({"site/shop.yaml": manifest(), **MODEL})
     site.follow()
