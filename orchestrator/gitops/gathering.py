@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,8 +66,10 @@ class Gathering:
         sizes.update((name, blob.size) for name, blob in kept.items())
         self.limits.check({path: sizes[object_id] for path, object_id in files.items()})
         self.checkouts.space_for(sum(sizes[object_id] for object_id in missing))
-        for object_id, size, pieces in self.objects.contents(missing, self.deadline) if missing else ():
-            kept[object_id] = self.checkouts.write(Blob(object_id, size), pieces)
+        if missing:
+            with contextlib.closing(self.objects.contents(missing, self.deadline)) as contents:
+                for object_id, size, pieces in contents:
+                    kept[object_id] = self.checkouts.write(Blob(object_id, size), pieces)
         return {path: kept[object_id] for path, object_id in files.items()}
 
     def _sizes(self, ids: Sequence[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
@@ -108,7 +108,9 @@ class Objects:
         found = (line.split(" ") for line in ended.out.decode("ascii", "replace").splitlines())
         return {words[0]: int(words[2]) for words in found if words[0] in wanted}
 
-    def contents(self, ids: Sequence[str], deadline: Deadline) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+    def contents(
+        self, ids: Sequence[str], deadline: Deadline
+    ) -> Generator[tuple[str, int, Iterator[bytes]], None, None]:
         """Yield id, bytes and content of each object in turn; a content is read before the next one is asked for."""
         running = self._running(["cat-file", "--batch"], deadline, stdin=_lines(ids))
         with running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import shutil
@@ -17,16 +18,18 @@ from types import TracebackType
 from typing import IO
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.gitops.checkouts import disk
 
 OUT_MAX = 64 * 2**20  # of a listing: some 600,000 files
 ERR_MAX = 16 * 1024  # of messages, the last ones
 PIECE_BYTES = 256 * 1024
+LOCK = "running"
 KILLED_S = 2.0  # for the kernel to end processes that were killed
 ADDRESS_SPACE_BYTES = 4 * 2**30  # git maps packs in windows; what wants more is a commit made to exhaust the machine
 # The limits are set by a shell, because Python cannot set them between fork and exec while it has threads.
 # It yields to inference (nice); `ulimit -f` counts blocks of 512 bytes, `-v` those of 1024.
 # Without its signal a file over the limit is an error that git can say.
-_LIMITED = 'trap "" XFSZ; ulimit -c 0; ulimit -f "$1"; ulimit -v "$2"; shift 2; exec nice -n 10 "$@"'
+_LIMITED = 'trap "" XFSZ; ulimit -c 0; ulimit -f "$1"; ulimit -v "$2"; echo $$ > "$3"; shift 3; exec nice -n 10 "$@"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Running:
         stdin: bytes = b"",
         file_max: int = 2**40,
     ) -> None:
-        limits = [str(-(-file_max // 512)), str(ADDRESS_SPACE_BYTES // 1024)]
+        self._lock = cwd / LOCK
+        limits = [str(-(-file_max // 512)), str(ADDRESS_SPACE_BYTES // 1024), str(self._lock)]
         self._command = ["/bin/sh", "-c", _LIMITED, "sh", *limits, *command]
         self._doing = " ".join(command[:1])
         self._environment = dict(environment)
@@ -91,10 +95,13 @@ class Running:
         self._stdin = stdin
         self._err = bytearray()
         self._input: IO[bytes]
+        self._alone: IO[bytes]
         self._process: subprocess.Popen[bytes]
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Running:
+        with disk(self._lock):
+            self._alone = _alone(self._lock)
         self._input = tempfile.TemporaryFile()  # a pipe could stop both sides, each waiting for the other
         try:
             self._input.write(self._stdin)
@@ -107,10 +114,12 @@ class Running:
                 cwd=self._cwd,
                 env=self._environment,
                 bufsize=0,
+                pass_fds=[self._alone.fileno()],
                 start_new_session=True,  # one group, to be ended together; no terminal to ask on
             )
         except OSError as error:
             self._input.close()
+            self._alone.close()
             raise OrchError(Kind.UNAVAILABLE, f"cannot start {self._doing}: {error.strerror}") from None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -127,7 +136,7 @@ class Running:
             self._process.wait()
             self._until_gone()
         self._selector.close()
-        for pipe in (self._process.stdout, self._process.stderr, self._input):
+        for pipe in (self._process.stdout, self._process.stderr, self._input, self._alone):
             assert pipe is not None
             pipe.close()
 
@@ -159,6 +168,36 @@ class Running:
             self._deadline.left(self._doing)
             raise
         return Ended(status, b"", self._err.decode("utf-8", "replace"))
+
+
+def _alone(path: Path) -> IO[bytes]:
+    """Return a lock that a program holds with all that it starts; end what still holds it.
+
+    That is what an agent which was killed has left: it would go on writing where the next one does.
+    """
+    lock = path.open("ab")
+    until = time.monotonic() + KILLED_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                lock.close()
+                what, hint = "what an earlier agent started still runs", "end it, or wait for its end"
+                raise OrchError(Kind.UNAVAILABLE, what, where=str(path), hint=hint) from None
+            _end_group(path)
+            time.sleep(0.02)
+        else:
+            lock.truncate(0)  # the number in it may be another's by now
+            return lock
+
+
+def _end_group(path: Path) -> None:
+    """Kill the group that the lock names: nobody outside of it has the lock, so the number is still its own."""
+    with contextlib.suppress(OSError, ValueError):
+        group = int(path.read_text(encoding="ascii"))
+        if group > 1 and group != os.getpgrp():
+            os.killpg(group, signal.SIGKILL)
 
 
 def run(running: Running, *, out_max: int = OUT_MAX) -> Ended:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -258,8 +260,34 @@ def test_a_remote_that_never_answers_costs_its_time_limit_and_leaves_nothing_run
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/site.git"
         repository = a_repository(tmp_path, url, timeout_s=0.5)
         assert "longer than 0.5 s" in str(refusal(Kind.DEADLINE, repository.head))
-    home = f"HOME={tmp_path / 'state'}".encode()
-    assert [pid for pid in Path("/proc").glob("[0-9]*") if home in _environment(pid)] == []
+    assert running(tmp_path / "state") == []
+
+
+def test_what_a_killed_agent_left_running_is_ended_before_the_next_one_writes(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """Seen to fail without the lock: the one before made the folder anew that had been put aside."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/site.git"
+        code = (
+            "from pathlib import Path; from orchestrator.gitops.remote import GitRemote, Repository; "
+            f"Repository(Path({str(tmp_path / 'state')!r}), GitRemote({url!r})).head()"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        agent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        connection, _ = silent.accept()  # git asks
+        agent.kill()
+        agent.wait()
+        assert running(tmp_path / "state") != []
+        repository = a_repository(tmp_path, upstream.path)
+        assert fetched(repository.fetch(upstream.commit(FILES)).root) == BERLIN
+        assert running(tmp_path / "state") == []
+        connection.close()
+
+
+def running(home: Path) -> list[Path]:
+    """Return the processes that were started for a repository."""
+    return [pid for pid in Path("/proc").glob("[0-9]*") if f"HOME={home}".encode() in _environment(pid)]
 
 
 def _environment(pid: Path) -> bytes:
