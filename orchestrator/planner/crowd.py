@@ -9,7 +9,6 @@ taken. Closed callers are taken for an open Poisson stream of the declared rate.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,8 +74,10 @@ class _Crowd:
         taken = min(FRONT_END_MAX * cpus, front_end_s * sum(load.rate_per_s for load in loads))
         self._stall = cpus / (cpus - taken)
         self._pools = [_scheduler(load) for load in loads]
-        self._chances = [Random(load.seed) for load in loads]
+        self._chances = [Random(load.seed).random for load in loads]
         self._jobs: list[_Job] = []
+        self._threads = 0
+        self._slow_by: dict[int, list[float]] = {}
         self._slow = [1.0] * len(loads)
         self._now = 0.0
         self._next_tick = TICK_S
@@ -89,8 +90,8 @@ class _Crowd:
             count = max(1, math.ceil(one.rate_per_s * seconds))
             kind = "poisson" if one.need.arrivals == "closed" else one.need.arrivals
             times = arrivals(kind, one.rate_per_s, count, one.seed)
-            schedules.append([(at, load, number) for number, at in enumerate(times)])
-        for at, load, number in heapq.merge(*schedules):
+            schedules += [(at, load, number) for number, at in enumerate(times)]
+        for at, load, number in sorted(schedules):
             self._until(at)
             self._arrive(load, number, at)
         self._until(inf)
@@ -108,61 +109,80 @@ class _Crowd:
 
     def _until(self, until: float) -> None:
         """Compute until then; each inference that ends makes room for the next of its pool."""
+        slow = self._slow
         while self._jobs:
-            first = min(self._jobs, key=lambda job: job.left_s * self._slow[job.load])
-            ends = self._now + first.left_s * self._slow[first.load]
-            if ends > until:
+            first, ends_in = None, inf
+            for job in self._jobs:
+                left = job.left_s * slow[job.load]
+                if left < ends_in:
+                    first, ends_in = job, left
+            ends = self._now + ends_in
+            if first is None or ends > until:
                 break
             self._compute(ends)
             first.left_s = 0.0
             self._end_jobs()
+            slow = self._slow
         if until < inf:
             self._compute(until)
-            self._tick()
+            if until >= self._next_tick:
+                self._tick()
 
     def _compute(self, until: float) -> None:
         passed, self._now = until - self._now, until
+        slow = self._slow
         for job in self._jobs:
-            job.left_s -= passed / self._slow[job.load]
+            job.left_s -= passed / slow[job.load]
 
     def _end_jobs(self) -> None:
-        self._tick()
-        for job in [job for job in self._jobs if job.left_s <= DONE]:
+        now = self._now
+        if now >= self._next_tick:
+            self._tick()
+        ended = [job for job in self._jobs if job.left_s <= DONE]
+        for job in ended:
             self._jobs.remove(job)
-            self._pools[job.load].finish(job.batch, self._now)
+            self._threads -= self._loads[job.load].stream.threads
+            self._pools[job.load].finish(job.batch, now)
+            fates = self._fates[job.load]
             for ticket in job.batch.tickets:
-                self._fates[job.load][ticket.payload] = Fate(ticket.arrived, ticket.started, self._now, None)
+                fates[ticket.payload] = Fate(ticket.arrived, ticket.started, now, None)
             self._dispatch(job.load)
         self._share_cores()
 
     def _tick(self) -> None:
-        if self._now < self._next_tick:
-            return
         self._next_tick = self._now // TICK_S * TICK_S + TICK_S
         for load, pool in enumerate(self._pools):
+            if not pool.queued:
+                continue
             for ticket in pool.expire(self._now):
                 self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, ticket.cause)
 
     def _dispatch(self, load: int) -> None:
-        while True:
-            batch, dropped = self._pools[load].next_batch(self._now)
+        pool, one = self._pools[load], self._loads[load].stream
+        while pool.queued and pool.in_flight < one.streams:
+            batch, dropped = pool.next_batch(self._now)
             for ticket in dropped:
                 self._fates[load][ticket.payload] = Fate(ticket.arrived, None, self._now, ticket.cause)
             if batch is None:
                 return
-            left_s = self._chances[load].choice(self._loads[load].stream.alone_s)
+            left_s = one.alone_s[int(self._chances[load]() * len(one.alone_s))]
             self._jobs.append(_Job(load, batch, left_s))
+            self._threads += one.threads
             self._share_cores()
 
     def _share_cores(self) -> None:
         """Set by what the inferences of each load are slower now than alone."""
-        threads = sum(self._loads[job.load].stream.threads for job in self._jobs)
+        slow = self._slow_by.get(self._threads)
+        if slow is None:
+            slow = self._slow_by[self._threads] = [self._slower(one.stream) for one in self._loads]
+        self._slow = slow
+
+    def _slower(self, stream: Stream) -> float:
+        threads, mine = self._threads, stream.threads
         crowding = max(1.0, threads / self._cpus)
         stall = self._stall if threads >= self._cpus else 1.0
-        for load, one in enumerate(self._loads):
-            mine = one.stream.threads
-            slow = crowding if mine == 1 else math.ceil(crowding - 1e-9)
-            self._slow[load] = slow * stall * (one.stream.beside if threads > mine else 1.0)
+        slow = crowding if mine == 1 else math.ceil(crowding - 1e-9)
+        return slow * stall * (stream.beside if threads > mine else 1.0)
 
 
 def _scheduler(load: Load) -> Scheduler:

@@ -367,26 +367,38 @@ def _latency_s(fates: Sequence[Fate], share: float) -> float:
 
 
 def _predicted(members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int) -> Layout:
-    """Return the layout with its forecasts: the ladder of rates is climbed until every model has missed."""
-    slack = dict.fromkeys(options, 0.0)
-    going = set(options)
-    at_rate: tuple[tuple[Fate, ...], ...] = ()
-    for factor in LADDER:
-        if not going and at_rate:
+    """Return the layout with its forecasts: from the rates themselves the ladder is climbed up and down.
+
+    Up until every model has missed, down until each that misses at its rate has held. Who holds a rung is taken to hold
+    all below it, and who misses one all above.
+    """
+    at_rate = _simulated(members, options, cpus, seed, 1.0)
+    holding = _in_time(members, at_rate)
+    slack = {name: 1.0 if name in holding else 0.0 for name in options}
+    going = set(holding)
+    for factor in (rung for rung in LADDER if rung > 1.0):
+        if not going:
             break
-        fates = _simulated(members, options, cpus, seed, factor)
-        if factor == 1.0:
-            at_rate = fates
-        for member, fate in zip(members, fates, strict=True):
-            if member.model in going and _latency_s(fate, member.need.share) <= member.need.latency_s:
-                slack[member.model] = factor
-            else:
-                going.discard(member.model)
+        going &= _in_time(members, _simulated(members, options, cpus, seed, factor))
+        slack |= dict.fromkeys(going, factor)
+    late = set(options) - holding
+    for factor in (rung for rung in reversed(LADDER) if rung < 1.0):
+        if not late:
+            break
+        found = late & _in_time(members, _simulated(members, options, cpus, seed, factor))
+        slack |= dict.fromkeys(found, factor)
+        late -= found
     forecasts = {
         member.model: _forecast(fate, member.need.share, slack[member.model])
         for member, fate in zip(members, at_rate, strict=True)
     }
     return Layout(kind_of(options, cpus), dict(options), forecasts)
+
+
+def _in_time(members: Sequence[Member], fates: Sequence[Sequence[Fate]]) -> set[str]:
+    """Return the models whose requests were answered in time often enough."""
+    pairs = zip(members, fates, strict=True)
+    return {one.model for one, fate in pairs if _latency_s(fate, one.need.share) <= one.need.latency_s}
 
 
 def _forecast(fates: Sequence[Fate], share: float, slack: float) -> Forecast:
