@@ -284,7 +284,7 @@ def test_an_exporter_that_orch_does_not_have_is_refused(environ: dict[str, str],
 
 def test_without_the_packages_it_is_told_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(OrchError, match="traces are asked for, but .* is not installed") as caught:
+    with pytest.raises(OrchError, match=r"traces are asked for, but .* is not installed") as caught:
         tracing.begin({"OTEL_TRACES_EXPORTER": "otlp"}, "shop", "0")
     assert caught.value.kind is Kind.UNSUPPORTED
     assert caught.value.problems[0].hint == "pip install 'orch-openvino[otel]'"
