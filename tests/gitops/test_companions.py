@@ -51,6 +51,26 @@ def test_every_file_that_an_onnx_model_names_is_found(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["model.pb", "model.xml", "model"])
+def test_an_onnx_model_by_another_name_is_looked_through_too(tmp_path: Path, name: str) -> None:
+    named = a_model(tmp_path).rename(tmp_path / name)
+    assert {"/etc/passwd", "../indices.data"} < set(companions(named))
+
+
+def test_a_group_hides_nothing(tmp_path: Path) -> None:
+    """Protobuf's oldest way to nest, which its readers pass over."""
+    path = a_model(tmp_path)
+    path.write_bytes(b"\x0b\x10\x01\x0c" + path.read_bytes())
+    assert "/etc/passwd" in companions(path)
+
+
+def test_what_is_no_protobuf_is_no_onnx_model(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text("<?xml version='1.0'?><net/>")
+    (tmp_path / "x.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(range(256)))
+    assert companions(tmp_path / "x.xml") == ("x.bin",)
+    assert companions(tmp_path / "x.tflite") == ()
+
+
 def test_a_model_that_keeps_everything_inside_needs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     weights = helper.make_tensor("v", TensorProto.FLOAT, [1000], [1.0] * 1000)
@@ -68,8 +88,9 @@ def test_a_model_that_keeps_everything_inside_needs_nothing(tmp_path: Path) -> N
         ("x.pb", ()),
     ],
 )
-def test_other_formats_have_their_weights_beside(name: str, beside: tuple[str, ...]) -> None:
-    assert companions(Path("/models", name)) == beside
+def test_other_formats_have_their_weights_beside(tmp_path: Path, name: str, beside: tuple[str, ...]) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert companions(tmp_path / name) == beside
 
 
 def test_an_empty_file_needs_nothing(tmp_path: Path) -> None:
