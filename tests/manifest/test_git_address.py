@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os.path
 
 import pytest
@@ -108,18 +109,32 @@ def test_what_could_start_a_program_or_is_no_address_is_refused(url: str) -> Non
     assert "\x1b" not in str(refused.value)
 
 
-@given(st.text(alphabet="abgit:@/-.~ \n\0ex[]%?#sh", max_size=30))
-def test_no_address_that_is_let_through_can_be_an_option_or_a_program(text: str) -> None:
-    """Seen to fail when `_SCP` allowed a leading hyphen in the path."""
-    try:
-        address = parse_git_url(text)
-    except ValueError:
-        return
-    assert not text.startswith("-")
-    assert "::" not in text.partition("/")[0].replace("[::", "[")
-    assert not (address.host or "").startswith("-")
-    assert not address.path.startswith("-")
-    assert not any(character in text for character in "\n\0")
+PIECES = (
+    ("", "ssh://", "https://", "file://", "ext::"),
+    ("", "git@", "-oX=y@", "git:pw@"),
+    ("host", "-host", "", "::1", "[::1]", "."),
+    (":", "::", "/", ":/", ":22/", "/-"),
+    ("path", "-path", "--upload-pack=x", "", "/", "a b", "a\nb"),
+)
+
+
+def test_no_address_that_is_let_through_can_be_an_option_or_a_program() -> None:
+    """Every address of these pieces. Seen to fail when `_SCP` allowed a leading hyphen in the path."""
+    passed = 0
+    for text in map("".join, itertools.product(*PIECES)):
+        try:
+            address = parse_git_url(text)
+        except ValueError:
+            continue
+        passed += 1
+        assert not text.startswith("-"), text
+        assert "::" not in text.partition("/")[0].replace("[::", "["), text
+        assert not (address.host or "").startswith("-"), text
+        assert not (address.user or "").startswith("-"), text
+        assert not address.path.startswith("-"), text
+        assert "\n" not in text
+        assert "pw" not in text, text
+    assert passed > 20
 
 
 @pytest.mark.parametrize("branch", ["main", "release/1.0", "fix_42", "übung", "a-b"])
