@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SOURCES_MAX = 32
 FOLDER_POLL_S = 2.0  # a folder is looked at this often: names, sizes and times only
+UPKEEP_S = 60.0  # between two looks at whether all are followed, and all addresses listened on
 FOLLOWING_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
 RECORD = "source.json"
 """What a lost store is rebuilt from, in the folder of each source."""
@@ -151,6 +152,7 @@ class Sources:
         self._followers: dict[str, Follower] = {}
         self._hooks = Hooks(site, self._pushed)
         self._following = asyncio.Event()
+        self._leaving: set[str] = set()
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -165,14 +167,23 @@ class Sources:
         await adopted.wait()
         if rebuild:
             self._rebuild()
-        for record in self._site.sources.all():
-            self._follow(record.name)
-        await self._hooks.listen(self._site.sources.all())
-        self._following.set()
         try:
-            await asyncio.Event().wait()
+            while True:
+                await self._follow_all()
+                self._following.set()
+                await asyncio.sleep(UPKEEP_S)
         finally:
             self._hooks.close()
+
+    async def _follow_all(self) -> None:
+        """Follow each source that nobody follows, and listen where that failed before."""
+        records = self._site.sources.all()
+        for record in records:
+            follower = self._followers.get(record.name)
+            gone = follower is None or follower.task is None or follower.task.done()
+            if gone and record.name not in self._leaving:
+                self._follow(record.name)
+        await self._hooks.listen(records)
 
     async def settled(self) -> None:
         """Wait a little for a new agent to follow its sources, so that none is called missing that is there."""
@@ -316,7 +327,14 @@ class Sources:
     async def delete(self, name: str, *, keep_deployments: bool, report: Report) -> list[str]:
         """Forget a source; delete its deployments too, unless they are to be kept. Return those deleted."""
         self._known(name)
-        await self._followers.pop(name).end()
+        self._leaving.add(name)
+        try:
+            await self._followers.pop(name).end()
+            return await self._forget(name, keep_deployments=keep_deployments, report=report)
+        finally:
+            self._leaving.discard(name)
+
+    async def _forget(self, name: str, *, keep_deployments: bool, report: Report) -> list[str]:
         (self._site.folder / name / RECORD).unlink(missing_ok=True)
         owned = [each for each, row in self._site.sources.rows().items() if row.source == name]
         if owned and not keep_deployments:

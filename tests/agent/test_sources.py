@@ -447,6 +447,18 @@ def test_a_push_that_the_server_tells_of_is_live_without_waiting_for_the_interva
     assert (tell(address, b"hush"), tell(address, b"another")) == (401, 202)
 
 
+def test_an_address_for_pushes_that_is_taken_is_told_and_tried_again(site: Site) -> None:
+    (site.agent.folder / "secret").write_text("hush")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
+        assert "WebhookFailed" in site.reasons()
+    site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
+    assert tell(address, b"hush") == 202
+
+
 def tell(address: str, secret: bytes) -> int:
     """Tell of a push as GitHub does, and return the answer's status."""
     body = b'{"ref": "refs/heads/main"}'
