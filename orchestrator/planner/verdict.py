@@ -95,12 +95,16 @@ class Outcome:
 
 def step(test: Test, state: State, outcome: Outcome) -> State:
     """Return what is known after one more request, requests in the order of their schedule."""
-    known = replace(state, answered=state.answered + 1, blocks=state.blocks | {outcome.block})
     if not outcome.missed:
-        hit = _hit(test)
-        return replace(known, for_accepting=state.for_accepting + hit, for_rejecting=state.for_rejecting + hit)
+        return hits(test, state, outcome.block, 1)
     miss = math.log(test.bad / test.good)
-    known = replace(known, misses=state.misses + 1, for_accepting=state.for_accepting + miss)
+    known = replace(
+        state,
+        answered=state.answered + 1,
+        misses=state.misses + 1,
+        blocks=state.blocks | {outcome.block},
+        for_accepting=state.for_accepting + miss,
+    )
     if outcome.at_s < state.episode_until:
         return known
     return replace(
@@ -115,12 +119,15 @@ def step(test: Test, state: State, outcome: Outcome) -> State:
 def hits(test: Test, state: State, block: int, count: int) -> State:
     """Return what is known after `count` more requests of a block, all of them in time: as so many steps, but cheap."""
     gain = count * _hit(test)
-    return replace(
-        state,
-        answered=state.answered + count,
-        blocks=state.blocks | {block},
-        for_accepting=state.for_accepting + gain,
-        for_rejecting=state.for_rejecting + gain,
+    return State(
+        state.answered + count,
+        state.misses,
+        state.episodes,
+        state.blocks if block in state.blocks else state.blocks | {block},
+        state.guilty,
+        state.for_accepting + gain,
+        state.for_rejecting + gain,
+        state.episode_until,
     )
 
 
