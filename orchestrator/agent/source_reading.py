@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -98,10 +99,13 @@ def _in(root: Path, name: str) -> str:
 
 
 def _relative(problem: Problem, checkout: Checkout) -> Problem:
-    """Return the problem without the folder of the checkout, which says nothing to people."""
-    prefix = f"{checkout.root}/"
-    where = problem.where and problem.where.replace(prefix, "")
-    return Problem(problem.what.replace(prefix, ""), where, problem.hint and problem.hint.replace(prefix, ""))
+    """Return the problem with paths as the repository has them: the folder of the checkout says nothing to people."""
+    inside = re.compile(re.escape(f"{checkout.root}/") + r"[^\s'\":,;)]*")
+
+    def told(text: str | None) -> str | None:
+        return text and inside.sub(lambda found: _in(checkout.root, os.path.normpath(found[0])), text)
+
+    return Problem(told(problem.what) or "", told(problem.where), told(problem.hint))
 
 
 def _no_source(document: SourceDocument) -> Problem:

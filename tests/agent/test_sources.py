@@ -399,6 +399,10 @@ def test_a_repository_may_not_hold_sources_or_reach_outside(site: Site) -> None:
     site.people.push({"site/source.yaml": None, "site/shop.yaml": manifest().replace("model.onnx", "/etc/hostname")})
     error = site.fails()
     assert "outside of the repository" in str(error)
+    site.people.push({"site/shop.yaml": manifest().replace("model.onnx", "../models/gone.onnx")})
+    assert "there is no file models/gone.onnx" in str(site.fails()), "paths are those of the repository"
+    site.people.push({"site/shop.yaml": manifest().replace("model.onnx", "/etc/hostname")})
+    error = site.fails()
     assert error.problems[0].where == "site/shop.yaml:9:15"
 
 
