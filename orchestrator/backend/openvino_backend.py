@@ -432,6 +432,8 @@ def _writeable(array: Array) -> Array:
 
 def _copy(tensor: Any, datatype: str) -> Array:
     if datatype == "BYTES":
+        if tensor.size == 0:
+            return np.zeros(tuple(tensor.shape), np.object_)  # the binding reads a first string that is not there
         return np.asarray(tensor.bytes_data).astype(np.object_)
     data: Array = tensor.data
     # The binding shows bf16 as float16, whose bits they are not.

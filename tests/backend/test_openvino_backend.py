@@ -171,6 +171,18 @@ def test_tensors_without_elements_pass(backend: OpenVinoBackend, tmp_path: Path)
     model.close()
 
 
+def test_texts_without_elements_pass(backend: OpenVinoBackend, tmp_path: Path) -> None:
+    """The binding ends the process when it is asked for the strings of an empty tensor."""
+    model = backend.compile(CompileRequest(str(topologies.save("identity_bytes", tmp_path)), "CPU"))
+    for shape in ((0, 1), (2, 0), (0, 0)):
+        (same,) = infer(model, np.zeros(shape, np.object_))
+        assert same.dtype == np.object_
+        assert same.shape == shape
+    (same,) = infer(model, np.array([[b"a"]], np.object_))
+    assert same.tolist() == [[b"a"]]
+    model.close()
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return topologies.save("tiny_mlp", tmp_path_factory.mktemp("tiny"))
