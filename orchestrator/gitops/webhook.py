@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 import secrets as chance
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -43,7 +42,6 @@ async def serve(
     secrets: Secrets,
     pushed: Pushed,
     *,
-    tls: ssl.SSLContext | None = None,
     deadline_s: float = DEADLINE_S,
     again_s: float = AGAIN_S,
 ) -> asyncio.Server:
@@ -56,7 +54,7 @@ async def serve(
     hooks = _Hooks(secrets, pushed, deadline_s, again_s)
     try:
         return await asyncio.start_server(
-            hooks.connected, host.strip("[]"), int(port), ssl=tls, backlog=CONNECTIONS_MAX, limit=PIECE_BYTES
+            hooks.connected, host.strip("[]"), int(port), backlog=CONNECTIONS_MAX, limit=PIECE_BYTES
         )
     except (OSError, ValueError) as error:
         what = f"cannot listen for webhooks: {getattr(error, 'strerror', None) or error}"
