@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -294,6 +296,24 @@ def test_an_agent_killed_amid_a_commit_is_followed_by_one_that_finishes_it(own: 
     assert [own.agent.item(name)["revision"]["commit"] for name in ("a", "b")] == [commit, commit]
 
 
+def test_an_agent_that_is_stopped_amid_a_commit_leaves_it_to_the_next(own: Site) -> None:
+    own.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    own.follow(f"  model_roots: [{own.agent.folder}]")
+    own.reconcile()
+    measured = own.agent.folder / "measured"
+    measured.touch()
+    commit = own.people.push({"site/b.yaml": manifest("b", behaviour=str(measured)).replace("STAND_IN", "MEASURED")})
+    own.wake()
+    eventually(lambda: (own.item()["attempted"] or {}).get("result") == "running", "it is being measured")
+    own.agent.call("stop", {"workers": False})
+    assert own.agent.child is not None
+    own.agent.child.wait(WAIT_S)
+    measured.unlink()
+    own.agent.start()
+    eventually(lambda: own.item()["lastAppliedRevision"] == f"main@{commit}", "the next agent finishes it")
+    assert "Failed" not in own.reasons()
+
+
 def test_an_agent_killed_amid_a_commit_that_cannot_be_leaves_the_one_before(own: Site) -> None:
     good = own.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
     own.follow()
@@ -509,3 +529,17 @@ def test_more_manifests_or_deployments_than_a_source_may_hold_are_refused(site: 
     site.people.push({f"site/{number}.yaml": None for number in range(1001)} | {"site/all.yaml": text, **MODEL})
     assert "201 deployments, and a source has at most 200" in str(site.fails())
     assert site.names() == []
+
+
+def test_an_idle_agent_that_follows_a_repository_reads_no_yaml() -> None:
+    code = """
+import sys
+from pathlib import Path
+import orchestrator.agent.__main__
+from orchestrator.agent.source_place import open_place
+from orchestrator.agent.source_state import SourcePlan
+open_place(Path("git"), SourcePlan(url="/srv/shop.git"))
+print(sorted({"yaml", "numpy", "orchestrator.manifest.spec"} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "[]\n"
