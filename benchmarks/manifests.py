@@ -137,17 +137,13 @@ def run(command: Command, folder: Path, home: str) -> tuple[float, float]:
 
 
 def exponent(times: Mapping[int, float]) -> float:
-    """Return the slope of log time over log count, both without the smallest count and its time: 1 is linear.
+    """Return how the time grows between the two largest counts, without the smallest and its time: 1 is linear.
 
-    By least squares, weighted by the count: of few manifests the time is little more than a start's noise.
+    Between smaller counts the difference is little more than the noise of a start.
     """
-    least = min(times)
-    grown = {count - least: max(1e-3, taken - times[least]) for count, taken in times.items() if count > least}
-    xs, ys, weights = [math.log(count) for count in grown], [math.log(taken) for taken in grown.values()], list(grown)
-    x, y = statistics.fmean(xs, weights), statistics.fmean(ys, weights)
-    rows = list(zip(xs, ys, weights, strict=True))
-    spread = sum(weight * (a - x) ** 2 for a, _, weight in rows)
-    return sum(weight * (a - x) * (b - y) for a, b, weight in rows) / spread if spread else math.nan
+    least, *_, lower, upper = sorted(times)
+    grown, more = times[upper] - times[least], (upper - least) / (lower - least)
+    return math.log(grown / (times[lower] - times[least])) / math.log(more)
 
 
 def table(times: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> str:
@@ -190,6 +186,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="commands whose name contains this")
     asked = parser.parse_args()
+    if len(set(asked.counts)) < 3:
+        parser.error("the exponent needs three counts")
     print(table(measure(asked.counts, asked.rounds, asked.only)))
     print(
         f"first line: median of {asked.rounds} processes by the clock; second: least CPU time, on which the rest rests"
