@@ -346,7 +346,7 @@ class _Guard:
 class OpenVinoRequest:
     """One infer request that reads its inputs where they lie."""
 
-    __slots__ = ("_engine", "_guard", "_held", "_numeric", "_outputs", "_slots")
+    __slots__ = ("_engine", "_guard", "_held", "_numeric", "_outputs", "_slots", "_tells")
 
     def __init__(self, engine: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], guard: _Guard) -> None:
         self._engine = engine
@@ -355,6 +355,7 @@ class OpenVinoRequest:
         self._outputs = tuple(info.datatype for info in outputs)
         self._numeric = "BYTES" not in self._outputs
         self._held: object = None
+        self._tells: bool | None = None
 
     def start(self, inputs: Sequence[Array]) -> None:
         """Start on these arrays; raise OrchError(INVALID) for wrong dtype, layout, shape or count."""
@@ -379,9 +380,23 @@ class OpenVinoRequest:
         try:
             for index, (slot, array) in enumerate(zip(self._slots, inputs, strict=True)):
                 self._engine.set_input_tensor(index, _tensor(slot, array))
-            self._engine.infer(share_outputs=self._numeric)  # the binding cannot share strings
+            self._infer()
         except RuntimeError as error:
             raise _refusal(error, Kind.FAILED) from error
+
+    def _infer(self) -> None:
+        """Infer, and raise RuntimeError when that fails.
+
+        With one stream of one thread the engine's `infer` says nothing of a failure, and the outputs stay those of the
+        inference before: somebody else's answer. There `start_async` tells, and only there `wait_for` knows of no
+        inference after `infer`.
+        """
+        if self._tells is not False:
+            self._engine.infer(share_outputs=self._numeric)  # the binding cannot share strings
+            self._tells = self._engine.wait_for(0)
+        if not self._tells:
+            self._engine.start_async()
+            self._engine.wait()
 
     def outputs(self) -> tuple[Array, ...]:
         """Return copies of the outputs (what the engine shows is overwritten by the next start)."""

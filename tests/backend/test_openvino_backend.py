@@ -171,6 +171,25 @@ def test_tensors_without_elements_pass(backend: OpenVinoBackend, tmp_path: Path)
     model.close()
 
 
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_an_inference_that_fails_where_it_was_asked_for_never_shows_the_answer_before(
+    backend: OpenVinoBackend, count: str, tmp_path: Path
+) -> None:
+    """With one stream of one thread OpenVINO's `infer` returns as if it had succeeded."""
+    streams = {"NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count}
+    path = str(topologies.save("two_in_two_out", tmp_path))
+    model = backend.compile(CompileRequest(path, "CPU", properties=streams))
+    request = model.create_request(lambda: None)
+    request.infer([np.ones((1, 16), np.float32), np.zeros(1, np.int64)])
+    first = request.outputs()[0]
+    with pytest.raises(OrchError, match="mismatch"):
+        request.infer([np.ones((2, 16), np.float32), np.zeros(3, np.int64)])
+    request.infer([np.full((4, 16), 2, np.float32), np.zeros(4, np.int64)])
+    assert request.outputs()[0].shape == (4, 8)
+    assert not np.array_equal(request.outputs()[0][:1], first)
+    model.close()
+
+
 def test_texts_without_elements_pass(backend: OpenVinoBackend, tmp_path: Path) -> None:
     """The binding ends the process when it is asked for the strings of an empty tensor."""
     model = backend.compile(CompileRequest(str(topologies.save("identity_bytes", tmp_path)), "CPU"))
