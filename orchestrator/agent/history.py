@@ -59,7 +59,7 @@ class History:
         return {"number": record.applied_revision, "plan": record.applied.model_dump(mode="json")}
 
     async def rollback(self, name: str, to: int | None, *, trial: bool, timeout_s: float, report: Report) -> Json:
-        """Bring the plan of an earlier revision about, by default of the last applied before the current one.
+        """Bring the plan of an earlier revision about, by default of the last applied before that is another one.
 
         Raise OrchError, having touched nothing, where its files, machine or cores are not as they were.
         """
@@ -80,7 +80,7 @@ class History:
             if held:  # nothing was gone back to, so its source goes on
                 self.owners.let_go(name)
             raise
-        return {"deployments": [outcome], "to": revision.number}
+        return {"deployments": [outcome], "to": revision.number, "held_from": record.origin.source}
 
     async def _check(self, plan: DeploymentPlan) -> None:
         problems = _cores_taken(plan, self.store.deployments())
@@ -105,8 +105,9 @@ def find(name: str, revisions: Sequence[Revision], number: int) -> Revision:
 
 
 def choose(name: str, revisions: Sequence[Revision], current: int | None, to: int | None) -> Revision:
-    """Return the revision to go back to: `to`, or the last that was applied before the current one.
+    """Return the revision to go back to: `to`, or the last that was applied before the current one and differs.
 
+    One of the same plan - what a source repaired, say - would bring nothing back.
     Raise NOT_FOUND where there is none, CONFLICT for one that never served.
     """
     if to is not None:
@@ -116,9 +117,11 @@ def choose(name: str, revisions: Sequence[Revision], current: int | None, to: in
             what = f"revision {to} never served, it is {found.result}{why}"
             raise OrchError(Kind.CONFLICT, what, where=name, hint=f"orch history {name} shows those applied")
         return found
-    before = [each for each in revisions if each.result == "applied" and current is not None and each.number < current]
+    runs = next((each.digest for each in revisions if each.number == current), None)
+    applied = [each for each in revisions if each.result == "applied" and current is not None]
+    before = [each for each in applied if each.number < (current or 0) and each.digest != runs]
     if not before:
-        what = "nothing was applied before the current revision" if current else "nothing was applied yet"
+        what = "no other plan was applied before the current revision" if current else "nothing was applied yet"
         raise OrchError(Kind.NOT_FOUND, what, where=name, hint=f"orch history {name}")
     return before[-1]
 

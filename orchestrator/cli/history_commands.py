@@ -88,10 +88,10 @@ def rollback(
 ) -> None:
     """Go back to an earlier revision.
 
-    By default to the last one applied before the current one. Its plan is brought about as it was, without planning or
-    measuring, as a new revision. Refused where a model file is gone or has another content, where the machine is
-    another, or its cores are taken. What runs goes on until the earlier one serves, was checked, and held its SLO
-    under load; see docs/safe-changes.md.
+    By default to the last one applied before the current one whose plan is another. That plan is brought about as it
+    was, without planning or measuring, as a new revision. Refused where a model file is gone or has another content,
+    where the machine is another, or its cores are taken. What runs goes on until the earlier one serves, was checked,
+    and held its SLO under load; see docs/safe-changes.md.
 
     A deployment that belongs to a source is let be by it until `orch source resume`.
 
@@ -114,6 +114,8 @@ def rollback(
             elif "phase" in value:
                 show(value)
     render.emit(result, output, lambda: _rolled_back(name, result))
+    if source := result.get("held_from"):
+        render.talk(f"hint: the source {source!r} leaves {name} alone until: orch source resume {source}")
 
 
 def _rolled_back(name: str, result: Mapping[str, Any]) -> str:

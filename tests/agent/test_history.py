@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,16 @@ def test_the_last_that_was_applied_before_the_current_one_is_gone_back_to(
     assert choose("shop", kept, current, to).number == chosen
 
 
+def test_what_was_applied_again_as_it_is_is_not_gone_back_to() -> None:
+    repaired = replace(a_revision(3), digest=a_revision(2).digest)
+    assert choose("shop", [a_revision(1), a_revision(2), repaired], 3, None).number == 1
+    assert choose("shop", [a_revision(1), a_revision(2), repaired], 3, 2).number == 2
+
+
 @pytest.mark.parametrize(
     ("current", "to", "words"),
     [
-        (2, None, "shop: nothing was applied before the current revision"),
+        (2, None, "shop: no other plan was applied before the current revision"),
         (None, None, "shop: nothing was applied yet"),
         (4, 9, "shop: there is no revision 9: kept are 2 to 4"),
         (4, 3, "shop: revision 3 never served, it is failed: p99 61 ms"),
@@ -150,7 +157,8 @@ def test_a_source_lets_be_what_was_rolled_back_and_follows_what_was_not(agent: A
     with pytest.raises(OrchError, match="p99 61 ms"):
         rollback(agent)
     assert held() == []
-    assert rollback(agent, trial=False)["to"] == 1
+    result = rollback(agent, trial=False)
+    assert (result["to"], result["held_from"]) == (1, "s")
     assert held() == ["shop"]
     last = history(agent)[-1]
     assert (last["source"], last["commit"]) == ("s", history(agent)[0]["commit"])

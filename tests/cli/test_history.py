@@ -85,6 +85,14 @@ def test_a_rollback_says_what_changed_and_where_it_is(home: Path) -> None:
         assert agent.asked("rollback")[1] == {"name": "shop", "to": None, "timeout_s": 600.0}
 
 
+def test_a_rollback_says_until_when_a_source_leaves_the_deployment_alone(home: Path) -> None:
+    change = {"model": "m", "action": "update", "cause": "queue limit 9 -> 3", "details": []}
+    outcome = {"name": "shop", "revision": 4, "changes": [change]}
+    with stand_in(home, {"rollback": {"deployments": [outcome], "to": 1, "held_from": "s"}}) as agent:
+        told = agent.orch("rollback", "shop").stderr
+        assert told == "hint: the source 's' leaves shop alone until: orch source resume s\n"
+
+
 def test_a_rollback_that_is_refused_says_why_and_exits_1(home: Path) -> None:
     error = OrchError(Kind.CONFLICT, "the file that was planned is gone", where="/models/a.onnx", hint="restore it")
     with stand_in(home, {"rollback": error}) as agent:
