@@ -11,6 +11,7 @@ from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, simplicity
 from orchestrator.planner.capacity import LOAD_MAX, Need, Service, capacity, observed_inflation, quantile
 from orchestrator.planner.decision import Capacity, Decision, Rejected
+from orchestrator.planner.explain import duration, rate
 from orchestrator.planner.steps import Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 
@@ -446,24 +447,24 @@ class Notebook:
         """Return why an arm that could have been taken was not."""
         rejected = [proof for proof in self._proofs.get(arm.key, ()) if proof.verdict == "rejected"]
         if rejected:
-            return f"did not hold {rejected[-1].rate_per_s:.3g}/s when served: {rejected[-1].reason}"
+            return f"did not hold {rate(rejected[-1].rate_per_s)} when served: {rejected[-1].reason}"
         if own is None or best is None or best.per_s <= 0:
             return f"{chosen.name} was there first"
         if own.per_s <= 0:
-            return f"holds the SLO at no rate; {chosen.name} at {best.per_s:.3g}/s"
+            return f"holds the SLO at no rate; {chosen.name} at {rate(best.per_s)}"
         less = 1 - own.per_s / best.per_s
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
         if less < -tie and arm.batch > chosen.batch == 1 and (1 - BATCH_TIE) * own.per_s <= best.per_s:
             return (
-                f"may hold {own.per_s:.3g}/s, {-100 * less:.0f} % more than {chosen.name}: too little to have a lone "
+                f"may hold {rate(own.per_s)}, {-100 * less:.0f} % more than {chosen.name}: too little to have a lone "
                 f"request take as long as {arm.batch} rows"
             )
         if less < -tie:
-            return f"may hold {own.per_s:.3g}/s, more than {chosen.name} with {best.per_s:.3g}/s, but was not proved"
+            return f"may hold {rate(own.per_s)}, more than {chosen.name} with {rate(best.per_s)}, but was not proved"
         if less < tie:
-            return f"holds {own.per_s:.3g}/s, as good as {chosen.name} with {best.per_s:.3g}/s, which is simpler"
-        return f"holds {own.per_s:.3g}/s, {100 * less:.0f} % less than {chosen.name} with {best.per_s:.3g}/s"
+            return f"holds {rate(own.per_s)}, as good as {chosen.name} with {rate(best.per_s)}, which is simpler"
+        return f"holds {rate(own.per_s)}, {100 * less:.0f} % less than {chosen.name} with {rate(best.per_s)}"
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
+    return duration(seconds)

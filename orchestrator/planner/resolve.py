@@ -13,6 +13,7 @@ from orchestrator.manifest.spec import Deployment, ModelSpec, Quota, Tls, is_loo
 from orchestrator.planner import properties as keys
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.demand import Case, Choice, check_compile, choose
+from orchestrator.planner.explain import duration
 from orchestrator.planner.layout import ThreadClaim, share_threads
 from orchestrator.planner.memory import Need, check_memory, need_of
 from orchestrator.planner.placement import Fault, Placement, place
@@ -276,7 +277,7 @@ def _verdict_warnings(decision: Decision) -> tuple[str, ...]:
         case "rejected":
             return ("the SLO does not hold at its rate: the open-loop run missed it; see the reasons",)
         case "infeasible":
-            floor = "" if decision.floor_s is None else f": {decision.floor_s * 1e3:.3g} ms is the least it reaches"
+            floor = "" if decision.floor_s is None else f": {duration(decision.floor_s)} is the least it reaches"
             return (f"the SLO cannot be held on this machine{floor}",)
     assert_never(decision.verdict)
 

@@ -22,6 +22,7 @@ from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key, with_spare
 from orchestrator.planner.capacity import LOAD_MAX
 from orchestrator.planner.decision import Decision
+from orchestrator.planner.explain import rate
 from orchestrator.planner.notebook import BATCH_TIE, Notebook
 from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
 from orchestrator.planner.verdict import BLOCKS, the_test
@@ -100,8 +101,8 @@ class Search:
         match self.next():
             case Measure(arm, concurrency, _, number):
                 return f"round {number + 1}: {arm.name}, {concurrency} in flight"
-            case Verify(arm, rate):
-                return f"proving {arm.name} at {rate:.3g}/s"
+            case Verify(arm, per_s):
+                return f"proving {arm.name} at {rate(per_s)}"
             case Finish():
                 return "decided"
 
@@ -305,7 +306,7 @@ class Search:
             needed = worst_of_best * (1 - BATCH_TIE) if best.batch > arm.batch == 1 else worst_of_best
             if arm is not best and most < needed:
                 notes.prune(
-                    arm, f"even fully loaded it serves {most:.3g}/s, and {best.name} holds {worst_of_best:.3g}/s"
+                    arm, f"even fully loaded it serves {rate(most)}, and {best.name} holds {rate(worst_of_best)}"
                 )
 
     def _batches(self) -> Asking:

@@ -22,6 +22,7 @@ from typing import Any
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.planner import verdict as verdicts
+from orchestrator.planner.explain import rate
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
 from orchestrator.planner.steps import Verify
 from orchestrator.planner.verdict import State, Test
@@ -276,7 +277,7 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
 
 def _told(step: Verify, seen: Seen) -> str:
     misses = "1 miss" if seen.state.misses == 1 else f"{seen.state.misses} misses"
-    return f"{step.arm.name} at {step.rate_per_s:.3g}/s: {misses} in {seen.state.answered}"
+    return f"{step.arm.name} at {rate(step.rate_per_s)}: {misses} in {seen.state.answered}"
 
 
 def pause(seconds: float, cancelled: Cancelled) -> None:
