@@ -49,7 +49,7 @@ def origin_of(case: Case) -> Origin:
     # Refusing all the time is demand beyond what holds the SLO, however much more could be inferred without one.
     if case.sure or measured.state == "OVERLOADED" or measured.cause in {OFFERED, PLANNED} or demand >= FULL_AT:
         return "demand"
-    return "bursts"
+    return "bursts" if measured.value >= BUSY_AT else "none"  # a state outlasts its cause by some seconds
 
 
 def demand_share(case: Case) -> float:
@@ -146,8 +146,12 @@ def _bursts(case: Case) -> str:
 
 def _slo(case: Case) -> str:
     service_s = case.snapshot.window.service.p50 or case.snapshot.service_s or 0.0
-    slo_ms = figure((case.snapshot.slo_latency_s or 0.0) * 1e3)
-    what = f"one inference takes {figure(service_s * 1e3)} ms, most of the {slo_ms} ms that the SLO allows or more"
+    slo_s = case.snapshot.slo_latency_s or 0.0
+    usual, slo = f"{figure(service_s * 1e3)} ms", f"{figure(slo_s * 1e3)} ms"
+    if service_s < slo_s / 2:
+        what = f"inferences take {usual}, but the slowest more than the {slo} that the SLO allows"
+        return _bounded(f"{what}: look for what else uses these cores, or relax slo.latency")
+    what = f"one inference takes {usual}, most of the {slo} that the SLO allows or more"
     return _bounded(f"{what}: relax slo.latency, or use a faster device or model")
 
 

@@ -16,7 +16,7 @@ from orchestrator.telemetry.advice import ADVICE_MAX, Case, advice
 from orchestrator.telemetry.drift import Around, Drift
 from orchestrator.telemetry.look import ALONE, UNMEASURED, Memory, Seen, Transition, look
 from orchestrator.telemetry.saturation import PLANNED, WAIT_SLO, saturation
-from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, Yardstick
+from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, Quantiles, Yardstick
 
 SOFT = {"wait": flat(0.0)}
 
@@ -82,6 +82,28 @@ def test_an_inference_longer_than_the_slo_is_no_demand() -> None:
     seen, _ = looked(a_snapshot(service_s=0.060, **steady(10, **SOFT, service=flat(0.060))), 4)
     assert seen.saturation.origin == "slo"
     assert "one inference takes 60 ms" in seen.saturation.advice
+
+
+def test_single_slow_inferences_are_not_told_as_a_slow_model() -> None:
+    rarely = Quantiles(p50=0.0006, p95=0.050, p99=0.300)
+    seen, _ = looked(a_snapshot(service_s=0.0006, **steady(80, **SOFT, service=rarely)), 4)
+    assert seen.saturation.origin == "slo"
+    assert seen.saturation.advice == (
+        "inferences take 0.6 ms, but the slowest more than the 40 ms that the SLO allows:"
+        " look for what else uses these cores, or relax slo.latency"
+    )
+
+
+def test_what_has_passed_is_not_told_as_a_burst() -> None:
+    bursts, idle = a_snapshot(**steady(60, wait=flat(0.040))), a_snapshot(**steady(0, **SOFT))
+    memory, changes = Memory(), []
+    for second, snapshot in enumerate([bursts] * 10 + [idle] * 30):
+        seen = look(memory, snapshot, float(second))
+        memory = seen.memory
+        changes += seen.transitions
+    assert [change.reason for change in changes] == ["PoolSaturated", "PoolBusy", "PoolOk"]
+    assert "bursts" in changes[0].message
+    assert not [change.message for change in changes[1:] if "bursts" in change.message]
 
 
 def test_a_pool_that_is_full_only_because_it_is_slow_blames_what_slows_it() -> None:
