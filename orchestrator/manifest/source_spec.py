@@ -8,7 +8,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from orchestrator.manifest.git_address import BRANCH_MAX, FOLDER_MAX, URL_MAX, parse_branch, parse_folder, parse_git_url
+from orchestrator.manifest.git_address import (
+    BRANCH_MAX,
+    FOLDER_MAX,
+    URL_MAX,
+    Transport,
+    parse_branch,
+    parse_folder,
+    parse_git_url,
+)
 from orchestrator.manifest.spec import (
     CONTRADICTION,
     Address,
@@ -101,11 +109,27 @@ def _contradictions(spec: SourceSpec) -> Iterable[Contradiction]:
         yield Contradiction((), "names no place", "add git: {url: ...}, or folder: PATH")
     if spec.git is not None and spec.folder is not None:
         yield Contradiction(("folder",), "stands beside git: a source is one place", "drop one of them")
+    if spec.git is not None:
+        yield from _unprotected(spec.git)
     if spec.folder is not None and spec.webhook is not None:
         what = "stands beside folder: nobody pushes to a folder, which is watched"
         yield Contradiction(("webhook",), what, "drop it")
     if spec.interval < INTERVAL_MIN_S:
         yield Contradiction(("interval",), f"must be at least {INTERVAL_MIN_S:g}s", "a webhook is quicker")
+
+
+def _unprotected(git: Git) -> Iterable[Contradiction]:
+    """Say here what is refused again before git is asked, so that nobody learns of it by a source that is Degraded."""
+    address = parse_git_url(git.url)
+    if address.transport is not Transport.HTTP or address.loopback:
+        return
+    if git.token_file is not None:
+        what = "stands beside an http:// address, to which a token would be sent in clear text"
+        yield Contradiction(("git", "token_file"), what, "write https:// instead of http://")
+    if git.allowed_signers_file is None:
+        what = "over http:// anybody on the way can change what this machine runs"
+        hint = "write https://, or accept only signed commits: allowed_signers_file"
+        yield Contradiction(("git", "url"), what, hint)
 
 
 class Source(Strict):

@@ -35,6 +35,11 @@ def test_little_is_needed_and_the_rest_has_defaults() -> None:
         ("folder: /srv\npath: ../other", "s.yaml:6:9: spec.path: must lie in the repository"),
         ("git: {url: /srv/shop.git, branch: --upload-pack=x}", "s.yaml:5:37: spec.git.branch: is not the name"),
         ("git: {url: 'ext::sh -c id'}", "s.yaml:5:14: spec.git.url: names a program that git would start"),
+        ("git: {url: http://h/x.git}", "s.yaml:5:14: spec.git.url: over http:// anybody on the way can change"),
+        (
+            "git: {url: http://h/x.git, token_file: t, allowed_signers_file: s}",
+            "s.yaml:5:42: spec.git.token_file: stands beside an http:// address",
+        ),
         ("folder: /srv\nlocks: refused", "hint: did you mean 'refuse'?"),
         ("git: {url: /srv/shop.git, tokenfile: x}", "hint: did you mean 'token_file'?"),
         ("git: {branch: main}", "spec.git: the key 'url' is missing"),
@@ -44,6 +49,11 @@ def test_what_is_wrong_is_said_with_its_place_and_what_to_do(spec: str, expected
     with pytest.raises(OrchError) as caught:
         read(spec)
     assert expected in render(caught.value)
+
+
+@pytest.mark.parametrize("more", ["http://127.0.0.1:3000/x.git", "http://h/x.git, allowed_signers_file: s"])
+def test_plain_http_is_for_this_machine_and_for_signed_commits(more: str) -> None:
+    assert read(f"git: {{url: {more}}}").manifest.spec.git is not None
 
 
 @pytest.mark.parametrize(
