@@ -80,7 +80,7 @@ def _manifests(plan: SourcePlan, checkout: Checkout) -> Manifests:
     if not texts and [problem.what for problem in problems] == [_EMPTY]:
         if plan.prune_all:
             return load_texts([])
-        what = f"there is no manifest in {plan.path}, so nothing is removed"
+        what = "there is no manifest in this folder, so nothing is removed"
         hint = "commit one; or, if nothing shall be left, orch source delete NAME, or state spec.prune_all: true"
         raise OrchError(Kind.INVALID, what, where=plan.path, hint=hint)
     if len(texts) > MANIFESTS_MAX:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.units import format_size
 
 RESERVE_BYTES = 64 * 2**20  # left free on the disk, so that the agent can still write its state
 READ_ONLY_FILE, READ_ONLY_FOLDER, OPEN_FOLDER = 0o444, 0o555, 0o755
@@ -91,7 +92,8 @@ class Checkouts:
             self._blobs.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._blobs).free
         if size + RESERVE_BYTES > free:
-            what = f"the disk has no room: {size} bytes are to be fetched, {free} are free"
+            kept = f"{format_size(RESERVE_BYTES)} to be left free"
+            what = f"the disk has no room: {format_size(size)} to be fetched, {kept}, and {format_size(free)} are free"
             raise OrchError(Kind.UNAVAILABLE, what, where=str(self._blobs), hint="free some space")
 
     def write(self, blob: Blob, pieces: Iterable[bytes]) -> Blob:

@@ -219,7 +219,7 @@ def test_what_a_commit_no_longer_has_is_deleted_but_never_everything(site: Site)
     assert "would remove the one deployment of this source (a)" in error.problems[0].what
     assert "--prune-all" in str(error.problems[0].hint)
     site.people.push({"site/c.yaml": None})
-    assert "no manifest in site" in site.fails().problems[0].what
+    assert "site: there is no manifest in this folder" in str(site.fails())
     site.people.push({"site/model.onnx": None, "README": "moved"})
     assert "no folder 'site'" in site.fails().problems[0].what
     assert site.names() == ["a"]

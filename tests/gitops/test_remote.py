@@ -377,7 +377,8 @@ def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, upstrea
     repository = a_repository(tmp_path, upstream.path)
     made = upstream.commit({**FILES, "sites/berlin/large.bin": upstream.lfs(b"x").replace("size 1", f"size {2**59}")})
     limited = a_repository(tmp_path, upstream.path, limits=Limits(file_bytes=2**60, total_bytes=2**61))
-    assert "no room" in str(refusal(Kind.UNAVAILABLE, limited.fetch, made))
+    said = str(refusal(Kind.UNAVAILABLE, limited.fetch, made))
+    assert "the disk has no room: 524288TiB to be fetched, 64MiB to be left free, and " in said
     assert refusal(Kind.TOO_LARGE, repository.fetch, made)
 
 
