@@ -23,9 +23,8 @@ def only_ready(index: Iterable[dict[str, str]], *, ready: bool) -> list[dict[str
 def refuse_change(name: str, action: str) -> NoReturn:
     """Raise UNSUPPORTED: what a client loaded or unloaded would be undone by the next apply, and no plan would hold."""
     hint = "change the manifest and run `orch apply FILE`; `orch delete NAME` takes a whole deployment away"
-    raise OrchError(
-        Kind.UNSUPPORTED, f"clients cannot {action} model {name[:128]!r}: manifests say what is served", hint=hint
-    )
+    which = f"model {name[:128]!r}" if name else "models"
+    raise OrchError(Kind.UNSUPPORTED, f"clients cannot {action} {which}: manifests say what is served", hint=hint)
 
 
 def model_config(signature: Signature, requests: int) -> dict[str, Any]:
