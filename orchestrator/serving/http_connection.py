@@ -546,7 +546,8 @@ class Connection(asyncio.BufferedProtocol):
         """Answer what cannot be gone on from, and close."""
         match error:
             case HttpError():
-                self._refuse(OrchError(Kind.INVALID, error.text), error.status)
+                kind = Kind.TOO_LARGE if error.status in {413, 431} else Kind.INVALID
+                self._refuse(OrchError(kind, error.text), error.status)
             case OrchError():
                 self._refuse(error)
             case MemoryError():

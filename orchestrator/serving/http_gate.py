@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import Kind, OrchError
-from orchestrator.serving.contract import retry_ms
 from orchestrator.serving.http_head import Head, HttpError
 from orchestrator.serving.http_routes import Answer, error_answer
 from orchestrator.serving.tls import HANDSHAKE_S
@@ -80,7 +79,9 @@ def refusal(error: OrchError, head: Head, saturation: Callable[[str], float | No
     marks = head.said.marks()
     if error.kind in _NOT_NOW:
         name, _ = model_of(head)
-        reply = error_answer(error, model=name, retry_after_ms=retry_ms(error), saturation=saturation(name), **marks)
+        full = saturation(name)
+        known = {} if full is None else {"saturation": full}
+        reply = error_answer(error, model=name, **known, **marks)
     else:
         reply = error_answer(error, **marks)
     return replace(reply, extra=reply.extra + head.echo) if head.echo else reply

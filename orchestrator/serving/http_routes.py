@@ -126,8 +126,8 @@ def _get(head: Head) -> Answer | None:
 def _only(head: Head, method: str) -> Answer | None:
     if head.method == method:
         return None
-    text = f"{head.method} is not allowed here, use {method}"
-    return Answer(405, orjson.dumps({"error": text}), JSON, f"Allow: {method}\r\n")
+    error = OrchError(Kind.INVALID, f"{head.method} is not allowed here, use {method}")
+    return Answer(405, error_body(error), JSON, f"Allow: {method}\r\n")
 
 
 def _truth(holds: bool) -> Answer:

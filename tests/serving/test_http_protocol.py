@@ -254,6 +254,7 @@ def test_what_is_not_there_is_told_and_the_connection_goes_on(
         reply = wire.ask(request_)
         assert (reply.status, reply.headers.get("allow")) == (status, allow)
         assert reply.error
+        assert reply.json["code"] == ("NOT_FOUND" if status == 404 else "INVALID")
         assert wire.ask(get("/v2/health/live")).status == 200
 
 
