@@ -32,7 +32,7 @@ spec:
   git: {{url: "{url}", branch: main}}
   path: deployments
   interval: {interval}
-  timeout: 10s
+  timeout: 30s
   locks: hint
 {webhook}"""
 MANIFEST = """\

@@ -164,11 +164,13 @@ def run(commits: int) -> bool:
         for number in range(commits):
             step = LONG if number % LONG_EVERY == LONG_EVERY // 2 else STEPS[number % len(STEPS)]
             kind, failed = kinds.setdefault(step.name, Kind()), len(site.tallies["changing"].failures)
+            known = len(kind.wrong)
             one_step(site, step, kind)
             if step.spoils:
                 spoiled += len(site.tallies["changing"].failures) - failed
             print(
-                f"{number + 1:>4} {step.name:<26} {kind.seconds[-1]:6.1f} s  {'; '.join(kind.wrong[-1:])}", flush=True
+                f"{number + 1:>4} {step.name:<26} {kind.seconds[-1]:6.1f} s  {'; '.join(kind.wrong[known:])}",
+                flush=True,
             )
             clean_up(site, step)
         after = _workers(site)
