@@ -36,7 +36,7 @@ def state(found: State, software: Software | Unknown, now: float) -> Iterator[Ch
     yield from _agent(found.agent, found.deployments, ours)
     yield from _workers(found)
     yield from _ports(found)
-    if found.shared_memory:
+    if found.shared_memory and _read(found.file):
         what = f"left behind in {SHARED_MEMORY} by clients of deployments that are gone: {some(found.shared_memory)}"
         yield Check(
             "shared-memory", Level.WARN, what, _remove([f"{SHARED_MEMORY}/{name}" for name in found.shared_memory])
@@ -120,7 +120,7 @@ def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterat
         case AgentState.NONE if deployments:
             yield Check("agent", Level.FAIL, f"no agent runs, and {recorded}", start)
         case AgentState.NONE:
-            yield well("agent", "none runs, and no deployment needs one")
+            yield well("agent", "none runs, and no deployment is recorded")
         case AgentState.RUNS:
             yield well("agent", f"runs (process {agent.pid}), {recorded}")
     if agent.beside:
@@ -132,7 +132,7 @@ def _agent(agent: Agent, deployments: Sequence[str], ours: str | None) -> Iterat
 
 
 def _workers(state: State) -> Iterator[Check]:
-    checks = [check for worker in state.workers if (check := _worker(worker)) is not None]
+    checks = [check for worker in state.workers if (check := _worker(worker, _read(state.file))) is not None]
     missing = sorted(set(state.deployments) - {worker.name for worker in state.workers if worker.pid is not None})
     if missing and state.agent.state is AgentState.RUNS:
         what = f"nothing serves {some(missing)}"
@@ -141,10 +141,17 @@ def _workers(state: State) -> Iterator[Check]:
     yield from checks or [well("workers", f"{serving} serving")]
 
 
-def _worker(worker: Worker) -> Check | None:
+def _read(file: StateFile) -> bool:
+    """Tell whether it is known what is recorded; an agent rebuilds a damaged file from the workers' folders."""
+    return file.version is not None and file.version <= file.newest
+
+
+def _worker(worker: Worker, known: bool) -> Check | None:
     if worker.pid is not None and not worker.answers:
         what = f"{worker.name}: its worker (process {worker.pid}) does not answer"
         return Check("workers", Level.FAIL, what, f"orch logs {shlex.quote(worker.name)}")
+    if not known:
+        return None
     if worker.pid is not None and not worker.recorded:
         what = f"worker {worker.name} (process {worker.pid}) serves no recorded deployment; a new agent ends it"
         return Check("workers", Level.WARN, what, "orch agent stop; orch agent start")

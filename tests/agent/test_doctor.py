@@ -387,6 +387,14 @@ def test_files_put_aside_as_damaged_are_told_beside_the_state_of_the_file() -> N
     ]
 
 
+@pytest.mark.parametrize("file", [replace(FILE, version=None, problem="damaged: x"), replace(FILE, version=99)])
+def test_nothing_is_said_to_be_left_over_where_the_state_cannot_be_read(file: StateFile) -> None:
+    unknown = (Worker("a", "/s/workers/a", False, None), Worker("b", "/s/workers/b", False, 99, True))
+    state = a_state(file=file, workers=unknown, deployments=(), shared_memory=("psm_1",))
+    assert [(check.level, check.message) for check in found("workers", state)] == [(Level.OK, "1 serving")]
+    assert all("psm_1" not in check.message for check in found("shared-memory", state))
+
+
 def test_what_could_not_be_found_out_fails_and_the_rest_is_judged() -> None:
     facts = Facts(NOW, Unknown("no metadata"), Unknown("60 s"), Unknown("hangs"), STATE)
     failed = [check for check in judge(facts) if check.level is Level.FAIL]
