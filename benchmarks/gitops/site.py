@@ -21,6 +21,7 @@ from orchestrator.serving import admin
 NAME = "site"
 SECRET = b"known to both"
 CALL_TIMEOUT_S = 30.0
+START_S = 120.0
 LOOK_S = 0.02
 PAUSE_S = 0.005  # between a caller's requests
 CALLERS = 2  # of each deployment
@@ -89,7 +90,8 @@ class Site:
         self.reset()
         self.push()
         self._follow()
-        self.until(lambda: self.served("steady") == "1" and self.served("changing") == str(self.version), 120.0)
+        self.until(lambda: self.served("steady") == "1" and self.served("changing") == str(self.version), START_S)
+        self.until(lambda: self.source()["applied"] is not None, START_S)
         return self
 
     def __exit__(self, *_: object) -> None:
