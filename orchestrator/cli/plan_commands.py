@@ -317,12 +317,24 @@ def _explained(steps: Sequence[Step], _files: Sequence[str]) -> str:
         for model in step.plan.models:
             decision = decisions.get(model.name)
             why = decision.sentences if decision else tuple(f"{each.subject}: {each.text}" for each in model.reasons)
-            origin = step.assembled.found.origin if decision else "rule"
-            blocks.append(sentences_to_text(f"{step.name}/{model.name} ({_ORIGINS[origin]})", (*why, *model.warnings)))
+            title = f"{step.name}/{model.name} ({_ORIGINS[_origin(step, model.name)]})"
+            blocks.append(sentences_to_text(title, (*why, *model.warnings)))
+        if step.plan.warnings:
+            blocks.append(sentences_to_text(step.name, (f"warning: {each}" for each in step.plan.warnings)))
     return "\n".join(blocks)
 
 
+def _origin(step: Step, name: str) -> str:
+    """Return where the decision for a model comes from, by its word in _ORIGINS."""
+    found = step.assembled.found
+    if name not in found.decisions:
+        return "rule"
+    predicted = found.origin == "measured" and found.wanted.get(name) == "predict"
+    return "predicted" if predicted else found.origin
+
+
 _ORIGINS = {
+    "predicted": "predicted from what was measured before",
     "rule": "planned by rule",
     "lock": "as locked",
     "memory": "as measured before",

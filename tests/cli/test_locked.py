@@ -125,6 +125,14 @@ def test_explain_says_why_and_what_would_change_it(home: Path, locked_shop: Path
     assert "planned by rule" in orch(home, "plan", "--explain", "deployments/quickstart.yaml").stdout
 
 
+def test_explain_says_why_a_lock_was_not_used(home: Path, locked_shop: Path) -> None:
+    other = str(ROOT / "tests/fixtures/inventories/xeon-dual-socket.yaml")
+    text = " ".join(orch(home, "plan", "--explain", "--inventory", other, str(locked_shop)).stdout.split())
+    assert text.startswith("shop/digits (planned by rule)")
+    assert "warning: the lock does not fit, so it was not used: the lock does not know this machine" in text
+    assert "warning: digits has no profile of this machine that is complete enough" in text
+
+
 def test_diff_measures_nothing_and_says_what_apply_would_measure(home: Path, shop: Path) -> None:
     ran = orch(home, "diff", str(shop))
     assert ran.returncode == 1
