@@ -343,6 +343,8 @@ class Sources:
         await self._hooks.listen(self._site.sources.all())
         for part in ("git",) if keep_deployments else ("git", "models"):
             shutil.rmtree(self._site.folder / name / part, ignore_errors=True)
+        with suppress(OSError):  # models that are kept lie in it
+            (self._site.folder / name).rmdir()
         kept = f"; kept: {', '.join(owned)}" if owned and keep_deployments else ""
         self._site.note(name, "Normal", "Deleted", f"the source was deleted{kept}")
         return [] if keep_deployments else owned

@@ -395,6 +395,7 @@ def test_deleting_a_source_deletes_its_deployments_unless_told_otherwise(site: S
     site.agent.call("source_delete", {"name": "shop", "keep_deployments": kept})
     assert site.agent.call("sources")["items"] == []
     assert site.names() == (["shop"] if kept else [])
+    assert (site.agent.layout.root / "sources" / "shop").exists() == kept  # what it serves from stays
     if kept:
         assert site.agent.item()["revision"]["source"] == "file"
 
