@@ -329,7 +329,7 @@ def _origin(step: Step, name: str) -> str:
     found = step.assembled.found
     if name not in found.decisions:
         return "rule"
-    predicted = found.origin == "measured" and found.wanted.get(name) == "predict"
+    predicted = found.origin == "measured" and not found.decisions[name].seconds
     return "predicted" if predicted else found.origin
 
 

@@ -65,6 +65,15 @@ def test_the_report_of_a_lock_tells_of_every_model_and_where_it_went(shop: Path,
     assert not list(tmp_path.glob(".out.html*"))
 
 
+def test_what_a_profile_file_says_is_not_called_measured_now(shop: Path, tmp_path: Path) -> None:
+    profiles = str(tmp_path / "profiles.json")
+    said = orch(
+        tmp_path / "state", "plan", "--profile", profiles, "--replan", "--mode", "predict", "--explain", str(shop)
+    )
+    assert "(predicted from what was measured before)" in said.stdout
+    assert "measured now" not in said.stdout
+
+
 def test_a_profile_file_gives_the_curves(shop: Path, tmp_path: Path) -> None:
     page, profiles = tmp_path / "out.html", tmp_path / "profiles.json"
     orch(tmp_path / "state", "plan", "--report", str(page), str(shop))
