@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,12 @@ class Monitor:
     async def _item(self, record: DeploymentRecord, kind: str) -> Json:
         view = await self.view(record)
         if view.answer is not None:
-            record = self._note_applied(record, view.answer)
+            with _told():
+                record = self._note_applied(record, view.answer)
         seen = status.item(record, self.store.last_revision(record.name), view, time.time(), kind)
         if seen["conditions"] != list(record.conditions):
-            self.store.set_conditions(record.name, seen["conditions"])
+            with _told():
+                self.store.set_conditions(record.name, seen["conditions"])
         return seen
 
     async def view(self, record: DeploymentRecord) -> WorkerView:
@@ -82,7 +85,8 @@ class Monitor:
         if worker is not None:
             try:
                 answer = await worker.status()
-                self.supervisor.keep_events(worker, answer)
+                with _told():
+                    self.supervisor.keep_events(worker, answer)
                 await self.supervisor.take_back_listener(unit, answer)
                 self.supervisor.settle(unit)
             except OrchError as error:
@@ -102,3 +106,12 @@ class Monitor:
         self.store.applied(revision)
         self.supervisor.note(record.name, "Normal", "Applied", f"revision {revision.number} runs after all")
         return self.store.deployment(record.name) or record
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log what could not be kept of a status, which is told all the same: above all with a full disk."""
+    try:
+        yield
+    except OrchError as error:
+        log.error("%s", error)

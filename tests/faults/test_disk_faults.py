@@ -29,6 +29,15 @@ def test_an_agent_whose_disk_is_full_refuses_changes_and_goes_on_once_there_is_r
     assert pid_that_serves(url) == worker
 
 
+def test_an_agent_whose_disk_is_full_since_the_apply_tells_the_status(agent: Agent) -> None:
+    """What it would keep of a status, conditions and events, it tries to keep again with the next one."""
+    agent.apply(manifest())
+    assert agent.child is not None
+    with limited(agent.child.pid, resource.RLIMIT_FSIZE, 0):
+        item = agent.item()
+    assert (item["health"], item["sync"]) == ("Healthy", "Synced")
+
+
 def test_a_worker_whose_log_is_full_goes_on_in_a_new_one_while_it_serves(tmp_path: Path) -> None:
     with SimulatedWorker(tmp_path / "state") as worker:
         status = worker.until_state("Serving")
