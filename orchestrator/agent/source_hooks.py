@@ -34,7 +34,7 @@ class Hooks:
         try:
             self._servers[address] = await serve(address, lambda each: self._secret(each, address), self._pushed)
         except (OrchError, OSError) as error:
-            what = f"nobody can tell of a push: cannot listen on {address}: {error}; it is polled"
+            what = f"nobody can tell of a push, so it is polled: {error}; it is tried again"
             self._site.note(name, "Warning", "WebhookFailed", what)
 
     def _secret(self, name: str, address: str) -> bytes | None:

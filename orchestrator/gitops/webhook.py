@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import os
 import re
 import secrets as chance
 from collections.abc import Callable
@@ -57,7 +58,8 @@ async def serve(
             hooks.connected, host.strip("[]"), int(port), backlog=CONNECTIONS_MAX, limit=PIECE_BYTES
         )
     except (OSError, ValueError) as error:
-        what = f"cannot listen for webhooks: {getattr(error, 'strerror', None) or error}"
+        number = getattr(error, "errno", None)  # its own text has the address once more
+        what = f"cannot listen for webhooks: {os.strerror(number) if number and number > 0 else error}"
         raise OrchError(Kind.CONFLICT, what, where=address, hint="stop what listens there, or name another") from None
 
 

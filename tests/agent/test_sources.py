@@ -479,7 +479,10 @@ def test_an_address_for_pushes_that_is_taken_is_told_and_tried_again(site: Site)
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
-        assert "WebhookFailed" in site.reasons()
+        events = site.agent.call("events", {"name": "source/shop", "after": site.begin})["events"]
+        told = [each["message"] for each in events if each["reason"] == "WebhookFailed"]
+        what = f"{address}: cannot listen for webhooks: Address already in use"
+        assert f"nobody can tell of a push, so it is polled: {what}; it is tried again" in told
     site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
     assert tell(address, b"hush") == 202
 
