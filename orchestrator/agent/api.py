@@ -225,9 +225,11 @@ class Api:
         paths.retire(self.layout)
         self.sources.stop()
         self.reconciler.call_off_all()
-        if workers:
-            await self.supervisor.stop_all()
-        self.stopping.set()
+        try:
+            if workers:
+                await self.supervisor.stop_all()
+        finally:  # nobody can reach it any more, so it ends also where the disk is full
+            self.stopping.set()
         return {"stopping": True, "workers": workers, "pid": os.getpid()}
 
     async def _names(self, _params: Json, _progress: Progress) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 from pathlib import Path
@@ -36,6 +37,16 @@ def test_an_agent_whose_disk_is_full_since_the_apply_tells_the_status(agent: Age
     with limited(agent.child.pid, resource.RLIMIT_FSIZE, 0):
         item = agent.item()
     assert (item["health"], item["sync"]) == ("Healthy", "Synced")
+
+
+def test_an_agent_whose_disk_is_full_ends_when_it_is_stopped_with_its_workers(agent: Agent) -> None:
+    agent.apply(manifest())
+    assert agent.child is not None
+    with contextlib.suppress(ProcessLookupError), limited(agent.child.pid, resource.RLIMIT_FSIZE, 0):
+        with pytest.raises(OrchError, match="cannot keep the state"):
+            agent.call("stop", {"workers": True})
+        agent.child.wait(WAIT_S)  # the limit cannot be taken back from a process that has gone
+    assert agent.child.returncode is not None
 
 
 def test_a_worker_whose_log_is_full_goes_on_in_a_new_one_while_it_serves(tmp_path: Path) -> None:
