@@ -23,6 +23,7 @@ FULL_AT = 1.0
 REFUSED_AT = 0.001
 REFUSING_TENTHS = 3  # of twenty: refusals in fewer are one burst
 SHORTEST_SPAN_S = 1.0  # the first request of a pool's life is not a rate of thousands a second
+FULL_QUEUE_SHORTEST_S = 0.005  # shorter waits are hand-overs and time slices: a tiny model's first request meets some
 RATE_EVIDENCE = 100  # arrivals that give a Poisson rate within 10 % (one standard deviation)
 # Answers that a quantile needs before it is believed: with fewer it is the luck of the largest (exact binomial, 95 %).
 QUANTILE_EVIDENCE = {"p99": 299, "p95": 59, "p50": 0}
@@ -129,7 +130,7 @@ def _queue_terms(snapshot: PoolSnapshot, possible_per_s: float | None) -> dict[s
     wait_s = _quantile(snapshot.window.wait, _believed("p99", snapshot.window.completed))
     if wait_s is None or not possible_per_s or snapshot.queue_limit <= 0:
         return {}
-    return {WAIT_QUEUE: wait_s * possible_per_s / snapshot.queue_limit}
+    return {WAIT_QUEUE: wait_s / max(FULL_QUEUE_SHORTEST_S, snapshot.queue_limit / possible_per_s)}
 
 
 def _quantile_name(percentile: float | None) -> str:

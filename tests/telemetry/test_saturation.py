@@ -88,6 +88,12 @@ def test_without_an_slo_the_wait_is_measured_against_a_full_queue() -> None:
     assert full.value == pytest.approx(0.024 / (6 / 200))  # six requests at 200/s are 30 ms
 
 
+def test_the_hand_over_of_a_tiny_models_first_request_is_no_full_queue() -> None:
+    tiny = steady(1, service=flat(0.000036), wait=flat(0.00032))
+    alone = a_snapshot(slo_latency_s=None, slo_percentile=None, service_s=0.000036, **tiny)
+    assert saturation(alone).terms[WAIT_QUEUE] < 0.1
+
+
 def test_refusals_count_as_full_whatever_the_load() -> None:
     full = saturation(a_snapshot(**steady(60, **SOFT, rejected=6, expired=6, refused_tenths=3)))
     assert full.cause == REFUSING
