@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import Kind, OrchError
+from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.serving import admin
 
 ANSWER_S = 10.0  # for what the agent knows without waiting for anybody
@@ -41,8 +41,17 @@ def ask(method: str, params: Mapping[str, Any] | None = None, *, timeout_s: floa
 
 
 def follow(path: Path, method: str, params: Mapping[str, Any], *, timeout_s: float) -> Iterator[tuple[str, Any]]:
-    """Yield progress and the result; `timeout_s` bounds each silence."""
-    return admin.stream(path, method, dict(params), timeout_s=timeout_s)
+    """Yield progress and the result; `timeout_s` bounds each silence.
+
+    Raise the agent's OrchError; UNAVAILABLE, with what becomes of the work, where it ends amid that.
+    """
+    try:
+        yield from admin.stream(path, method, dict(params), timeout_s=timeout_s)
+    except OrchError as error:
+        if error.kind is not Kind.UNAVAILABLE or error.problems[0].where != str(path):
+            raise
+        hint = "the next agent brings about what was begun, as orch status shows; if it does not, repeat the command"
+        raise OrchError(error.kind, [Problem(each.what, each.where, hint) for each in error.problems]) from None
 
 
 def deployment_names(names: Sequence[str] | None) -> list[str] | None:

@@ -19,7 +19,8 @@ from orchestrator.serving import admin
 
 ROOT = Path(__file__).parents[2]
 Script = Mapping[str, Any]
-"""By method: the result, an OrchError, `...` for never, or a list of progress messages with one of these at its end."""
+"""By method: the result, an OrchError, a ConnectionError (the agent ends), `...` for never, or a list of progress
+messages with one of these at its end."""
 VERSION = {"version": version("orch-openvino"), "pid": 1, "started": "2026-03-01T09:00:00Z", "state_dir": "/state"}
 
 
@@ -46,7 +47,7 @@ class StandIn:
                 await progress(message)
             if messages[-1] is ...:
                 await asyncio.Event().wait()
-            if isinstance(messages[-1], OrchError):
+            if isinstance(messages[-1], OrchError | ConnectionError):
                 raise messages[-1]
             return messages[-1]
 

@@ -234,6 +234,15 @@ def test_ctrl_c_in_an_apply_says_that_the_agent_goes_on(home: Path) -> None:
     assert told == "the agent goes on with it; orch status shows how far it is\ninterrupted\n"
 
 
+def test_an_agent_that_ends_amid_an_apply_leaves_it_to_the_next_and_says_so(home: Path) -> None:
+    with stand_in(home, {"apply": [phase("starting", "starting the worker"), ConnectionResetError()]}) as agent:
+        ran = agent.orch("apply", QUICKSTART)
+    assert ran.returncode == 1
+    error, hint = ran.stderr.splitlines()[-2:]
+    assert error.endswith("agent.sock: the process ended during apply")
+    assert hint.startswith("hint: the next agent brings about what was begun, as orch status shows")
+
+
 def test_a_wrong_manifest_never_reaches_the_agent(home: Path) -> None:
     with stand_in(home, {"apply": {}}) as agent:
         assert agent.orch("apply", "-", stdin=BAD).returncode == 1
