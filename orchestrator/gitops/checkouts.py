@@ -43,6 +43,10 @@ class Record:
     links: Mapping[str, str]
 
 
+class NoRoomError(OrchError):
+    """This machine's disk is full, or would be: what came in vain is to go."""
+
+
 @contextlib.contextmanager
 def disk(where: Path) -> Iterator[None]:
     """Turn what the file system says into an error with a place and something to do."""
@@ -51,12 +55,25 @@ def disk(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             hint = "free some space; what was fetched before goes on being used"
-            raise OrchError(Kind.UNAVAILABLE, "this machine's disk is full", where=str(where), hint=hint) from None
+            raise NoRoomError(Kind.UNAVAILABLE, "this machine's disk is full", where=str(where), hint=hint) from None
         if error.errno == errno.ENAMETOOLONG:
             what = "a file's name is too long for this machine's file system"
             raise OrchError(Kind.INVALID, what, where=str(where), hint="shorten it") from None
         what = f"cannot be written: {error.strerror or error}"
         raise OrchError(Kind.UNAVAILABLE, what, where=str(where), hint="check the folder and its owner") from None
+
+
+def room_in(folder: Path) -> int:
+    """Return the bytes that may be written there; negative where even the reserve is touched."""
+    with disk(folder):
+        return shutil.disk_usage(folder).free - RESERVE_BYTES
+
+
+def no_room(folder: Path, wanted: str, room: int) -> NoRoomError:
+    """Return the error of a disk that has only so much room."""
+    kept, free = f"{format_size(RESERVE_BYTES)} to be left free", format_size(room + RESERVE_BYTES)
+    what = f"the disk has no room: {wanted}, {kept}, and {free} are free"
+    return NoRoomError(Kind.UNAVAILABLE, what, where=str(folder), hint="free some space")
 
 
 class Checkouts:
@@ -87,14 +104,12 @@ class Checkouts:
         return found
 
     def space_for(self, size: int) -> None:
-        """Raise UNAVAILABLE where the disk has no room for so many bytes more."""
+        """Raise NoRoomError, UNAVAILABLE, where the disk has no room for so many bytes more."""
         with disk(self._blobs):
             self._blobs.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self._blobs).free
-        if size + RESERVE_BYTES > free:
-            kept = f"{format_size(RESERVE_BYTES)} to be left free"
-            what = f"the disk has no room: {format_size(size)} to be fetched, {kept}, and {format_size(free)} are free"
-            raise OrchError(Kind.UNAVAILABLE, what, where=str(self._blobs), hint="free some space")
+        room = room_in(self._blobs)
+        if size > room:
+            raise no_room(self._blobs, f"{format_size(size)} to be fetched", room)
 
     def write(self, blob: Blob, pieces: Iterable[bytes]) -> Blob:
         """Keep a content; where `pieces` raises nothing is kept. Raise UNAVAILABLE where it cannot be written."""
@@ -132,7 +147,7 @@ class Checkouts:
         with disk(root):
             self._commits.mkdir(parents=True, exist_ok=True)
             self._remove(commit_id)
-            _remove_tree(staged)
+            remove_tree(staged)
             staged.mkdir(mode=OPEN_FOLDER)
             self._fill(staged, files, links)
             staged.chmod(READ_ONLY_FOLDER)
@@ -163,7 +178,7 @@ class Checkouts:
             for entry in sorted(self._commits.iterdir()):
                 commit_id = entry.name.removesuffix(".json")
                 if commit_id.startswith("."):
-                    _remove_tree(entry)
+                    remove_tree(entry)
                 elif commit_id not in ids:
                     self._remove(commit_id)
         kept = 0
@@ -190,10 +205,10 @@ class Checkouts:
     def _remove(self, commit_id: str) -> None:
         self._record_path(commit_id).unlink(missing_ok=True)  # first: without it the checkout is none
         old = self._commits / f".old-{commit_id}"
-        _remove_tree(old)
+        remove_tree(old)
         with contextlib.suppress(FileNotFoundError):
             self.root(commit_id).rename(old)
-        _remove_tree(old)
+        remove_tree(old)
 
     def _record_path(self, commit_id: str) -> Path:
         return self._commits / f"{commit_id}.json"
@@ -265,7 +280,7 @@ def _share(blob: Path, target: Path) -> None:
         target.chmod(READ_ONLY_FILE)
 
 
-def _remove_tree(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a file, or a folder with all that is in it, read-only folders too."""
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.errors import Kind
 
 TEXT_MAX = 300
+FULL = "this machine's disk is full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ RULES = (
     Rule(
         r"No space left on device|Disk quota exceeded",
         Kind.UNAVAILABLE,
-        "this machine's disk is full",
+        FULL,
         "free some space; what was fetched before goes on being used",
     ),
     Rule(

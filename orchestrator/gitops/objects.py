@@ -10,15 +10,17 @@ from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.gitops import failures, hardening
-from orchestrator.gitops.checkouts import disk
+from orchestrator.gitops.checkouts import NoRoomError, disk, no_room, room_in
 from orchestrator.gitops.program import Deadline, Ended, Running, need, run
 from orchestrator.manifest.git_address import GitAddress, Transport
+from orchestrator.units import format_size
 
 HEADS_BYTES_MAX = 64 * 1024
 SSH_BYTES_MAX = 1024 * 1024
 STORE_BYTES_MAX = 64 * 2**20  # of what git keeps beside the files of the checkouts
 PACKS_MAX = 60  # each fetch makes two or three, and git looks into all of them
 KEPT_REF = "refs/orch/"
+CUT_OFF = "File too large"  # as git says it of a file over the limit that it runs under
 _COMMIT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORMATS = {40: "sha1", 64: "sha256"}
 
@@ -65,7 +67,8 @@ class Objects:
             return
         left_out = [] if self._whole.exists() else ["--filter=blob:none"]
         fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--depth=1", *left_out, "origin"]
-        ended = self._git([*fetch, f"+{commit_id}:{KEPT_REF}{commit_id}"], deadline, file_max=file_max)
+        ended = self._fetch([*fetch, f"+{commit_id}:{KEPT_REF}{commit_id}"], deadline, file_max)
+        self._checked(ended, True)
         if "filtering not recognized" in ended.err:
             self._sends_all("the remote leaves no blobs out")
 
@@ -73,11 +76,21 @@ class Objects:
         """Fetch blobs that the remote left out, as git itself fetches those of a partial clone."""
         noop = ["-c", "fetch.negotiationAlgorithm=noop"]
         fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--filter=blob:none", "--stdin", "origin"]
-        ended = self._git([*noop, *fetch], deadline, stdin=_lines(ids), file_max=file_max, check=False)
+        ended = self._fetch([*noop, *fetch], deadline, file_max, stdin=_lines(ids))
         if "unadvertised object" in ended.err:  # protocol 0, as over ssh where sshd passes on no GIT_PROTOCOL
             self._sends_all("the remote leaves blobs out, and does not send them afterwards")
             raise DamagedError("the remote does not send single blobs")
         self._checked(ended, True)
+
+    def _fetch(self, words: Sequence[str], deadline: Deadline, file_max: int, *, stdin: bytes = b"") -> Ended:
+        """Fetch no more than the disk has room for: how much comes is not known before. Raise NoRoomError."""
+        room = room_in(self._home)
+        if room <= 0:
+            raise no_room(self._home, "a commit to be fetched", room)
+        ended = self._git(words, deadline, stdin=stdin, file_max=min(file_max, room), check=False)
+        if ended.status != 0 and room < file_max and CUT_OFF in ended.err:
+            raise no_room(self._home, f"more than {format_size(room)} to be fetched", room)
+        return ended
 
     # On this machine
 
@@ -225,7 +238,8 @@ class Objects:
         token = hardening.read_token(self._credentials.token_file)
         failure = failures.understand(ended.err, token[1:] if token else ())
         if failure.kind is not None:
-            raise OrchError(failure.kind, failure.what, where=self._address.url, hint=failure.hint)
+            kind_of_error = NoRoomError if failure.what.startswith(failures.FULL) else OrchError
+            raise kind_of_error(failure.kind, failure.what, where=self._address.url, hint=failure.hint)
         if store:
             raise DamagedError(failure.what)
         raise OrchError(Kind.UNAVAILABLE, failure.what, where=self._address.url, hint="the next look tries again")

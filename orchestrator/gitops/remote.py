@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.errors import Kind, OrchError
-from orchestrator.gitops.checkouts import Blob, Checkouts, Record
+from orchestrator.gitops.checkouts import Blob, Checkouts, NoRoomError, Record
 from orchestrator.gitops.gathering import Gathering, Limits
 from orchestrator.gitops.hardening import (
     Credentials,
@@ -159,6 +159,9 @@ class Repository:
             return action(objects, deadline)
         except DamagedError:
             objects.discard()
+        except NoRoomError:
+            objects.discard()  # else what came in vain would fill the disk for ever
+            raise
         try:
             return action(objects, deadline)
         except DamagedError as error:

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.gitops.checkouts import RESERVE_BYTES
 from orchestrator.gitops.gathering import Limits
 from orchestrator.gitops.remote import GitRemote, Repository
 from tests.gitops.upstream import Server, Upstream, git, served
@@ -28,6 +30,7 @@ FILES = {
     "models/detector.bin": b"\0" * 1000,
 }
 BERLIN = ["sites/berlin/models/own.onnx", "sites/berlin/shop.yaml"]
+LARGE = 4 * 2**20
 
 
 def fetched(root: Path) -> list[str]:
@@ -380,6 +383,27 @@ def test_a_disk_without_room_is_told_before_it_is_filled(tmp_path: Path, upstrea
     said = str(refusal(Kind.UNAVAILABLE, limited.fetch, made))
     assert "the disk has no room: 524288TiB to be fetched, 64MiB to be left free, and " in said
     assert refusal(Kind.TOO_LARGE, repository.fetch, made)
+
+
+@pytest.mark.parametrize(
+    ("content", "room", "said"),
+    [
+        (os.urandom(LARGE), 2**20, "more than 1MiB to be fetched"),
+        (b"\0" * LARGE, 2**20, "4MiB to be fetched"),  # once it is known how large it is
+        (b"\0" * LARGE, 0, "a commit to be fetched"),
+    ],
+    ids=["cut off", "known", "full"],
+)
+def test_no_more_is_fetched_than_the_disk_has_room_for_and_nothing_of_it_stays(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, content: bytes, room: int, said: str
+) -> None:
+    made = upstream.commit({"sites/berlin/large.bin": content})
+    repository = a_repository(tmp_path, upstream.path)
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=RESERVE_BYTES + room))
+        assert f"the disk has no room: {said}" in str(refusal(Kind.UNAVAILABLE, repository.fetch, made))
+    assert not (tmp_path / "state" / "git").exists()
+    assert (repository.fetch(made).folder / "large.bin").read_bytes() == content
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path, upstream: Upstream) -> None:
