@@ -83,7 +83,7 @@ def keep(files: Sequence[Path], kept: Path) -> Path:
         digests = {name: _digest(names[name]) for name in sorted(names)}
         whole = hashlib.sha256("\n".join(f"{digests[name]} {name}" for name in digests).encode()).hexdigest()
         home = kept / whole[:DIGEST_DIGITS]
-        if not home.is_dir():
+        if not all((home / name).is_file() for name in names):
             _fill(home, names)
     except OSError as error:
         what = f"cannot be kept: {error.strerror or error}"
@@ -98,6 +98,7 @@ def _fill(home: Path, names: dict[str, Path]) -> None:
         target = staged / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _link(path.resolve(), target)
+    shutil.rmtree(home, ignore_errors=True)  # where somebody took a file out of it
     staged.rename(home)
 
 
@@ -106,6 +107,12 @@ def _link(path: Path, target: Path) -> None:
         os.link(path, target)  # costs no space: a checkout is never written to
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, target)
+
+
+def gone(plan: DeploymentPlan, kept: Path) -> bool:
+    """Tell whether a model of the plan that is kept below `kept` is not there any more."""
+    root, files = kept.resolve(), [Path(model.source) for model in plan.models]
+    return any(file.parent.parent.resolve() == root and not file.is_file() for file in files)
 
 
 def _digest(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from orchestrator.agent.planning import Wanted
 from orchestrator.agent.reconcile import APPLY_TIMEOUT_MAX_S, APPLY_TIMEOUT_S, Apply, Reconciler
 from orchestrator.agent.source_place import Open, Place, Threads
 from orchestrator.agent.source_reading import Read, faults, read_commit
-from orchestrator.agent.source_state import Fault, SourceRecord, SourceState, Tried, Trouble
+from orchestrator.agent.source_state import Fault, Row, SourceRecord, SourceState, Tried, Trouble
 from orchestrator.agent.source_steps import (
     Removal,
     Repair,
@@ -35,6 +35,7 @@ from orchestrator.agent.store import Store
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.gitops.checkouts import NoRoomError
 from orchestrator.gitops.remote import Checkout, Commit
 
 APPLY_S_EACH = 120.0  # for one deployment: its models are measured, compiled and checked
@@ -99,7 +100,7 @@ class Round:
         """Look and act; what fails is in the outcome, and kept in the store."""
         head, trouble = await self._head()
         rows, record = self._site.sources.rows(), self._record()
-        drifted = drift(self._name, record.state, rows) if may_repair or asked else {}
+        drifted = self._drifted(record.state, rows) if may_repair or asked else {}
         around = surroundings(self._name, rows, self._site.machine)
         step = next_step(record.state, Seen(head, record.generation, around, drifted, asked is not None))
         match step:
@@ -110,6 +111,12 @@ class Round:
             case Rest(reason):
                 return Outcome(reason, trouble is None, trouble or _last_failure(record.state))
         assert_never(step)
+
+    def _drifted(self, state: SourceState, rows: Mapping[str, Row]) -> dict[str, str]:
+        followed = set(state.names) - set(state.held)
+        plans = {each.name: each.desired for each in self._site.store.deployments() if each.name in followed}
+        gone = [name for name, plan in plans.items() if content.gone(plan, self._kept)]
+        return dict.fromkeys(gone, "its model files are gone") | drift(self._name, state, rows)
 
     def _record(self) -> SourceRecord:
         record = self._site.sources.one(self._name)
@@ -156,11 +163,15 @@ class Round:
         try:
             checkout: Checkout = await self._off(lambda: self._place.fetch(commit_id))
         except OrchError as error:
+            if isinstance(error, NoRoomError):
+                await self._tidy()  # first: on a full disk nothing can be kept
             if error.kind in PASSING:
                 self._in_trouble(error)
                 return Outcome("the commit was not fetched", reached=False, error=error)
             commit: Commit = await self._off(lambda: self._place.known(commit_id))
-            return self._failed(commit, error, _plain(error, commit))
+            outcome = self._failed(commit, error, _plain(error, commit))
+            await self._tidy()
+            return outcome
         self._begin(checkout.commit)
         try:
             read = await self._read(checkout, asked)

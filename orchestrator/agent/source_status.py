@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.agent.source_state import Fault, SourceRecord, SourceState, Tried
 from orchestrator.telemetry.events import rfc3339
 
 Json = dict[str, Any]
+BROKEN_SHOWN = 3  # deployments in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,20 @@ class Verdict:
     message: str
 
 
-def judge(record: SourceRecord) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What decides how a source is, beside what is kept of it."""
+
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Deployments of its last good commit that no worker serves, and how each is."""
+    deaf: str | None = None
+    """Why nobody can tell it of a push; None where one can, or need not."""
+
+
+NOTHING_AROUND = Around()
+
+
+def judge(record: SourceRecord, around: Around = NOTHING_AROUND) -> Verdict:
     """Return how the source is; the first that holds counts."""
     state, last = record.state, record.state.attempted
     if record.plan.suspend:
@@ -35,9 +49,23 @@ def judge(record: SourceRecord) -> Verdict:
         return Verdict("Degraded", "RemoteFailed", state.trouble.what)
     if last is None:
         return Verdict("Progressing", "Starting", "nothing was taken yet")
+    if around.broken:
+        return Verdict("Degraded", "DeploymentFailed", _broken(last, around.broken))
+    if around.deaf is not None:
+        return Verdict("Degraded", "WebhookFailed", _polled(around.deaf))
     if state.held:
         return Verdict("Healthy", "Held", f"rolled back by hand and left alone: {', '.join(state.held)}")
     return Verdict("Healthy", "Applied", f"all runs of commit {last.commit[:8]}")
+
+
+def _broken(last: Tried, broken: Mapping[str, str]) -> str:
+    each = "; ".join(f"{name}: {how}" for name, how in sorted(broken.items())[:BROKEN_SHOWN])
+    more = f"; and {len(broken) - BROKEN_SHOWN} more" if len(broken) > BROKEN_SHOWN else ""
+    return f"commit {last.commit[:8]} is applied, but not all of it runs: {each}{more}"
+
+
+def _polled(why: str) -> str:
+    return f"nobody can tell of a push, so it is polled: {why}"
 
 
 def _why(last: Tried) -> str:
@@ -53,19 +81,27 @@ def fault_text(fault: Fault) -> str:
     return f"{where}{fault.what}{author}"
 
 
-def conditions(record: SourceRecord, now: float) -> tuple[Json, ...]:
+def conditions(record: SourceRecord, now: float, around: Around = NOTHING_AROUND) -> tuple[Json, ...]:
     """Return the conditions, each with the time when its status last changed."""
-    verdict, last = judge(record), record.state.attempted
+    verdict, last = judge(record, around), record.state.attempted
     ready = {"Healthy": "True", "Progressing": "Unknown"}.get(verdict.health, "False")
-    if record.plan.suspend:
+    if record.plan.suspend or verdict.reason == "WebhookFailed":
         ready = str(last is not None and last.result == "applied")
-    wanted = (
-        ("Ready", ready),
-        ("Reconciling", str(verdict.health == "Progressing")),
-        ("Stalled", str(verdict.reason == "CommitFailed")),
-    )
+    wanted = [
+        ("Ready", ready, verdict),
+        ("Reconciling", str(verdict.health == "Progressing"), verdict),
+        ("Stalled", str(verdict.reason == "CommitFailed"), verdict),
+    ]
+    if record.plan.webhook is not None:
+        wanted.append(("Listening", str(around.deaf is None), _hearing(record.plan.webhook, around.deaf)))
     before = {each["type"]: each for each in record.state.conditions}
-    return tuple(_condition(kind, value, verdict, before.get(kind), record.generation, now) for kind, value in wanted)
+    return tuple(_condition(kind, value, why, before.get(kind), record.generation, now) for kind, value, why in wanted)
+
+
+def _hearing(address: str, deaf: str | None) -> Verdict:
+    if deaf is not None:
+        return Verdict("Degraded", "WebhookFailed", _polled(deaf))
+    return Verdict("Healthy", "Listening", f"pushes are told at {address}")
 
 
 def _condition(kind: str, value: str, verdict: Verdict, before: Json | None, generation: int, now: float) -> Json:
@@ -80,9 +116,9 @@ def _condition(kind: str, value: str, verdict: Verdict, before: Json | None, gen
     }
 
 
-def item(record: SourceRecord, owned: Sequence[str], now: float) -> Json:
+def item(record: SourceRecord, owned: Sequence[str], now: float, around: Around = NOTHING_AROUND) -> Json:
     """Return one item of the SourceList; `owned` are the deployments that came from it."""
-    state, verdict = record.state, judge(record)
+    state, verdict = record.state, judge(record, around)
     return {
         "metadata": {
             "name": record.name,
@@ -103,7 +139,7 @@ def item(record: SourceRecord, owned: Sequence[str], now: float) -> Json:
         "remote": _remote(state),
         "deployments": sorted(owned),
         "held": list(state.held),
-        "conditions": list(conditions(record, now)),
+        "conditions": list(conditions(record, now, around)),
     }
 
 

@@ -72,8 +72,9 @@ class SourceStore:
     def last_plans(self, kept: int) -> list[str]:
         """Return the plans, as they are kept, of the last so many revisions of each deployment, and all that run."""
         sql = (
-            "SELECT plan FROM revisions AS r WHERE number > ? + (SELECT coalesce(max(number), 0) FROM revisions"
-            " WHERE deployment = r.deployment) UNION SELECT desired FROM deployments"
+            "SELECT plan FROM revisions AS r WHERE deployment IN (SELECT name FROM deployments)"
+            " AND number > ? + (SELECT coalesce(max(number), 0) FROM revisions WHERE deployment = r.deployment)"
+            " UNION SELECT desired FROM deployments"
             " UNION SELECT applied FROM deployments WHERE applied IS NOT NULL"
         )
         return [plan for (plan,) in self._store.read(sql, -kept)]

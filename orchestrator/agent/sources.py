@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent import paths, source_status
+from orchestrator.agent import paths, source_left, source_status
+from orchestrator.agent.restart import UnitState
 from orchestrator.agent.source_hooks import Hooks
-from orchestrator.agent.source_round import Asked, Outcome, Round, Site
+from orchestrator.agent.source_left import FETCHED, RECORD
+from orchestrator.agent.source_round import REVISIONS_WITH_MODELS, Asked, Outcome, Round, Site
 from orchestrator.agent.source_state import SourceRecord, SourceState
+from orchestrator.agent.source_status import Around
 from orchestrator.agent.source_steps import pause_s, repair_pause_s
 from orchestrator.agent.source_store import from_text, to_text
+from orchestrator.agent.supervisor import LOG_ENDS, Unit
 from orchestrator.agent.turns import Report
 from orchestrator.errors import Kind, OrchError, Problem
+from orchestrator.gitops.checkouts import remove_tree
 
 if TYPE_CHECKING:
     from orchestrator.manifest.load import SourceDocument
@@ -28,9 +33,8 @@ SOURCES_MAX = 32
 FOLDER_POLL_S = 2.0  # a folder is looked at this often: names, sizes and times only
 UPKEEP_S = 60.0  # between two looks at whether all are followed, and all addresses listened on
 FOLLOWING_TIMEOUT_S = 5.0  # callers wait 10 s for an answer
-RECORD = "source.json"
-"""What a lost store is rebuilt from, in the folder of each source."""
 END_TIMEOUT_S = 60.0  # for a look under way when its source is deleted
+BROKEN = frozenset({UnitState.CRASH_LOOP, UnitState.FAILED, UnitState.MISSING})
 
 Waiting = tuple[Asked, Report, "asyncio.Future[Outcome]"]
 """Somebody who asked for a look."""
@@ -41,8 +45,8 @@ log = logging.getLogger(__name__)
 class Follower:
     """Looks at one source again and again."""
 
-    def __init__(self, site: Site, name: str) -> None:
-        self._site, self._name = site, name
+    def __init__(self, site: Site, name: str, around: Callable[[SourceRecord], Around]) -> None:
+        self._site, self._name, self._around = site, name, around
         self._wake = asyncio.Event()
         self._asked: list[Waiting] = []
         self._failures, self._repairs, self._repair_after = 0, 0, 0.0
@@ -103,7 +107,7 @@ class Follower:
                 self._answer(asked, OrchError(Kind.INTERNAL, "the look at the source ended early", where=self._name))
             if self._site.stopping.is_set():
                 return
-            self._keep_conditions()
+            self.keep_conditions()
             await self._rest(record)
 
     async def _look(self, record: SourceRecord, asked: Sequence[Waiting]) -> None:
@@ -131,10 +135,11 @@ class Follower:
             async with asyncio.timeout(pause_s(interval_s, self._failures, random.random())):
                 await self._wake.wait()
 
-    def _keep_conditions(self) -> None:
+    def keep_conditions(self) -> None:
+        """Keep the conditions, where they are others than before, with the time when that was seen."""
         record = self._site.sources.one(self._name)
         if record is not None:
-            found = source_status.conditions(record, time.time())
+            found = source_status.conditions(record, time.time(), self._around(record))
             if found != record.state.conditions:
                 self._site.sources.keep(self._name, record.state.model_copy(update={"conditions": found}))
 
@@ -171,6 +176,8 @@ class Sources:
             while True:
                 await self._follow_all()
                 self._following.set()
+                with suppress(OrchError):  # the store cannot be read now
+                    await self._sweep_left()
                 await asyncio.sleep(UPKEEP_S)
         finally:
             self._hooks.close()
@@ -183,7 +190,20 @@ class Sources:
             gone = follower is None or follower.task is None or follower.task.done()
             if gone and record.name not in self._leaving:
                 self._follow(record.name)
+            elif follower is not None:
+                with suppress(OrchError):  # a full disk ends nothing
+                    follower.keep_conditions()
         await self._hooks.listen(records)
+
+    async def _sweep_left(self) -> None:
+        """Remove the models that deployments of deleted sources no longer need."""
+        known = {record.name for record in self._site.sources.all()} | self._leaving
+        await self._sweep(source_left.left(self._site.folder, known))
+
+    async def _sweep(self, folders: Sequence[Path]) -> None:
+        if folders:
+            plans = self._site.sources.last_plans(REVISIONS_WITH_MODELS)
+            await asyncio.to_thread(source_left.sweep, folders, plans)
 
     async def settled(self) -> None:
         """Wait a little for a new agent to follow its sources, so that none is called missing that is there."""
@@ -204,7 +224,7 @@ class Sources:
             )
 
     def _follow(self, name: str) -> Follower:
-        follower = self._followers[name] = Follower(self._site, name)
+        follower = self._followers[name] = Follower(self._site, name, self._around)
         follower.start()
         return follower
 
@@ -259,7 +279,8 @@ class Sources:
             record.plan.path,
         )
         if moved:  # what was fetched is of another place
-            shutil.rmtree(self._site.folder / record.name / "git", ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(self._site.folder / record.name / FETCHED)
         folder = self._site.folder / record.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths.write(folder / RECORD, to_text(record))
@@ -276,8 +297,9 @@ class Sources:
             if name not in records:
                 raise _no_source(name)
         rows, now = self._site.sources.rows(), time.time()
+        owned = {name: [each for each, row in rows.items() if row.source == name] for name in records}
         return [
-            source_status.item(record, [each for each, row in rows.items() if row.source == name], now)
+            source_status.item(record, owned[name], now, self._around(record))
             for name, record in records.items()
             if names is None or name in names
         ]
@@ -341,19 +363,35 @@ class Sources:
             await self._site.reconciler.delete(owned, report)
         self._site.sources.forget(name)
         await self._hooks.listen(self._site.sources.all())
-        for part in ("git",) if keep_deployments else ("git", "models"):
-            shutil.rmtree(self._site.folder / name / part, ignore_errors=True)
-        with suppress(OSError):  # models that are kept lie in it
-            (self._site.folder / name).rmdir()
+        await self._sweep([self._site.folder / name])
         kept = f"; kept: {', '.join(owned)}" if owned and keep_deployments else ""
         self._site.note(name, "Normal", "Deleted", f"the source was deleted{kept}")
         return [] if keep_deployments else owned
+
+    def _around(self, record: SourceRecord) -> Around:
+        """Return what decides how a source is, beside what is kept of it; nothing while it is not known what runs."""
+        if not self._following.is_set():
+            return Around()
+        broken = _broken(record.state.names, self._site.supervisor.units)
+        return Around(broken, self._hooks.failure(record.plan.webhook))
 
     def _known(self, name: str) -> SourceRecord:
         record = self._site.sources.one(name)
         if record is None or name not in self._followers:
             raise _no_source(name)
         return record
+
+
+def _broken(names: Iterable[str], units: Mapping[str, Unit]) -> dict[str, str]:
+    """Return which of the deployments no worker serves, and how each is."""
+    found = {}
+    for name in names:
+        unit = units.get(name)
+        state = UnitState.MISSING if unit is None else unit.state
+        if state in BROKEN:
+            why = "" if unit is None else unit.message.partition(LOG_ENDS)[0]
+            found[name] = f"{state.value}: {why}" if why else state.value
+    return found
 
 
 def _no_source(name: str) -> OrchError:

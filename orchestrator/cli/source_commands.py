@@ -126,7 +126,9 @@ def source_list(output: OutputOption = Output.TABLE) -> None:
     \b
     HEALTH     Healthy: all runs of the commit; Progressing: it is being
                brought about; Degraded: the last commit failed, or the remote
-               does not answer, and what ran before goes on; Suspended.
+               does not answer, and what ran before goes on; or one of its
+               deployments does not run, or nobody can tell it of a push;
+               Suspended.
     APPLIED    the last commit that all runs of.
     ATTEMPTED  the last commit that was tried.
     AGE        since it was tried.

@@ -80,7 +80,7 @@ def _facts(item: Json, now: datetime) -> Iterable[tuple[str, str]]:
     yield "Place", item["place"] + (f", branch {spec['branch']}" if spec["branch"] else "")
     yield "Path", spec["path"]
     yield "Interval", f"{spec['interval_s']:g}s"
-    yield "Webhook", f"http://{spec['webhook']}/hooks/{item['metadata']['name']}" if spec["webhook"] else ""
+    yield "Webhook", _webhook(item)
     yield "Locks", spec["locks"]
     yield "Prune", "no" if not spec["prune"] else "yes, also all" if spec["prune_all"] else "yes"
     yield "Health", f"{item['health']} ({item['reason']}): {item['message']}"
@@ -89,6 +89,14 @@ def _facts(item: Json, now: datetime) -> Iterable[tuple[str, str]]:
     yield "Attempted", _told(item["attempted"], now)
     yield "Deployments", ", ".join(item["deployments"])
     yield "Held", ", ".join(item["held"])
+
+
+def _webhook(item: Json) -> str:
+    if not item["spec"]["webhook"]:
+        return ""
+    listening = next((each for each in item["conditions"] if each["type"] == "Listening"), None)
+    silent = f" (does not listen: {listening['message']})" if listening and listening["status"] != "True" else ""
+    return f"http://{item['spec']['webhook']}/hooks/{item['metadata']['name']}{silent}"
 
 
 def _told(tried: Json | None, now: datetime) -> str:

@@ -23,6 +23,10 @@ def behaviour(plan: DeploymentPlan) -> set[str]:
     return {model.properties.get("STAND_IN", "") for model in plan.models}
 
 
+def has_models(plan: DeploymentPlan) -> bool:
+    return all(Path(model.source).is_file() for model in plan.models)
+
+
 class StandIn:
     """One worker process."""
 
@@ -47,6 +51,9 @@ class StandIn:
             time.sleep(0.01)  # noqa: ASYNC251 - as a loop that computes: nothing is answered
         if "CRASH" in wanted:
             sys.stderr.write("out of luck\n")
+            return 7
+        if "NEEDS_MODEL" in wanted and not has_models(self.plan):
+            sys.stderr.write("the model is gone\n")
             return 7
         if "CANNOT" in wanted:
             failure = OrchError(Kind.UNSUPPORTED, "this plan cannot run", hint="change it")

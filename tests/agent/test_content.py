@@ -72,6 +72,16 @@ def test_a_half_filled_place_of_an_agent_that_was_killed_is_filled_anew(tmp_path
     assert keep([tmp_path / "a"], tmp_path / "kept").read_bytes() == b"a"
 
 
+def test_what_somebody_took_out_of_a_place_is_put_back(tmp_path: Path) -> None:
+    for name in ("m.xml", "m.bin"):
+        (tmp_path / name).write_text(name)
+    files = [tmp_path / "m.xml", tmp_path / "m.bin"]
+    model = keep(files, tmp_path / "kept")
+    model.with_suffix(".bin").unlink()
+    assert keep(files, tmp_path / "kept") == model
+    assert model.with_suffix(".bin").read_text() == "m.bin"
+
+
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "kept").write_bytes(b"a file where a folder should be")

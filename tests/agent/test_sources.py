@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import http.client
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -206,6 +207,33 @@ def test_drift_is_repaired_and_told(site: Site) -> None:
     eventually(lambda: site.reasons().count("DriftRepaired") == 2, "both are told")
 
 
+def test_model_files_that_are_gone_are_brought_back_at_the_next_look_and_what_serves_from_them_too(site: Site) -> None:
+    site.people.push({"site/shop.yaml": manifest(behaviour="NEEDS_MODEL"), **MODEL})
+    site.follow()
+    site.reconcile()
+    model = Path(site.agent.call("describe", {"name": "shop"})["plan"]["models"][0]["source"])
+    shutil.rmtree(model.parent)
+    os.kill(site.agent.item()["worker"]["pid"], signal.SIGKILL)
+    eventually(lambda: site.agent.item()["health"] != "Healthy", "it does not run")
+    site.wake()
+    eventually(lambda: site.agent.item()["health"] == "Healthy", "it runs again")
+    assert model.is_file()
+    eventually(lambda: "DriftRepaired" in site.reasons(), "it is told")
+    assert site.item()["health"] == "Healthy"
+
+
+def test_a_source_of_which_a_deployment_is_missing_says_which(site: Site) -> None:
+    site.people.push({"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b"), **MODEL})
+    site.follow()
+    site.reconcile()
+    site.agent.call("delete", {"names": ["b"]})
+    source = site.item()
+    assert (source["health"], source["reason"]) == ("Degraded", "DeploymentFailed")
+    assert "not all of it runs: b: Missing" in source["message"]
+    site.wake()
+    eventually(lambda: site.item()["health"] == "Healthy", "it is there again")
+
+
 def test_what_a_commit_no_longer_has_is_deleted_but_never_everything(site: Site) -> None:
     files = {"site/a.yaml": manifest("a"), "site/b.yaml": manifest("b")}
     site.people.push({**files, **MODEL})
@@ -400,6 +428,22 @@ def test_deleting_a_source_deletes_its_deployments_unless_told_otherwise(site: S
         assert site.agent.item()["revision"]["source"] == "file"
 
 
+def test_models_that_were_kept_with_deployments_go_once_these_are_deleted(own: Site) -> None:
+    own.people.push({"site/shop.yaml": manifest(), **MODEL})
+    own.follow()
+    own.reconcile()
+    own.agent.call("source_delete", {"name": "shop", "keep_deployments": True})
+    left = own.agent.layout.root / "sources" / "shop"
+    own.agent.end(signal.SIGTERM)
+    own.agent.start()
+    own.agent.call("sources")
+    assert list(left.glob("models/*/model.onnx")), "it is served from there"
+    own.agent.call("delete", {"names": ["shop"]})
+    own.agent.end(signal.SIGTERM)
+    own.agent.start()
+    eventually(lambda: not left.exists(), "nothing needs it any more")
+
+
 def test_a_folder_is_followed_as_a_repository_is(site: Site) -> None:
     folder = site.agent.folder / "plain"
     (folder / "site").mkdir(parents=True)
@@ -483,8 +527,16 @@ def test_an_address_for_pushes_that_is_taken_is_told_and_tried_again(site: Site)
         told = [each["message"] for each in events if each["reason"] == "WebhookFailed"]
         what = f"{address}: cannot listen for webhooks: Address already in use"
         assert f"nobody can tell of a push, so it is polled: {what}; it is tried again" in told
+        assert listening(site.item()) == ("False", "WebhookFailed")
     site.follow(f"  webhook: {{secret_file: secret, listen: '{address}'}}")
+    assert listening(site.item()) == ("True", "Listening")
     assert tell(address, b"hush") == 202
+
+
+def listening(item: dict[str, Any]) -> tuple[str, str]:
+    """Return the status and the reason of the condition that tells whether pushes are heard of."""
+    (found,) = (each for each in item["conditions"] if each["type"] == "Listening")
+    return found["status"], found["reason"]
 
 
 def tell(address: str, secret: bytes) -> int:

@@ -10,7 +10,7 @@ import pytest
 from stand_in import as_json, stand_in
 
 from orchestrator.agent.source_state import Fault, SourcePlan, SourceRecord, SourceState, Tried, Trouble
-from orchestrator.agent.source_status import item
+from orchestrator.agent.source_status import NOTHING_AROUND, Around, item
 from orchestrator.cli.render import Screen, table
 from orchestrator.cli.source_table import description, source_table
 from orchestrator.errors import Kind, OrchError, Problem
@@ -31,12 +31,13 @@ FAULT = Fault(
 BAD = GOOD.model_copy(
     update={"commit": "badc0de0" * 5, "subject": "Typo", "result": "failed", "kind": "invalid", "faults": (FAULT,)}
 )
+LOOPING = Around(broken={"shop": "CrashLoop: the worker (pid 7) ended with exit code 1"})
 
 
-def an_item(plan: SourcePlan = PLAN, **state: Any) -> dict[str, Any]:
+def an_item(plan: SourcePlan = PLAN, around: Around = NOTHING_AROUND, **state: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"applied": GOOD, "attempted": GOOD, "names": ("shop",)} | state
     record = SourceRecord("shop", "text", "/d/source.yaml", {}, plan, 1, THEN, SourceState(**given))
-    return item(record, ["shop"], NOW.timestamp())
+    return item(record, ["shop"], NOW.timestamp(), around)
 
 
 def shown(*items: dict[str, Any], width: int = 100) -> str:
@@ -67,6 +68,9 @@ def test_the_list_says_below_a_row_what_is_wrong_and_whose_it_is() -> None:
         ({"attempted": GOOD.model_copy(update={"result": "running"})}, "Progressing", "Reconciling", "Unknown"),
         ({"trouble": Trouble(what="the host is gone", hint=None, since=THEN)}, "Degraded", "RemoteFailed", "False"),
         ({"held": ("shop",)}, "Healthy", "Held", "True"),
+        ({"around": LOOPING}, "Degraded", "DeploymentFailed", "False"),
+        ({"around": LOOPING, "held": ("shop",)}, "Degraded", "DeploymentFailed", "False"),
+        ({"around": Around(deaf="the port is taken")}, "Degraded", "WebhookFailed", "True"),
         ({"plan": PLAN.model_copy(update={"suspend": True})}, "Suspended", "Suspended", "True"),
     ],
 )
@@ -84,6 +88,21 @@ def test_a_description_has_the_faults_with_what_to_do() -> None:
     assert "Webhook      http://127.0.0.1:9292/hooks/shop\n" in text
     fault = "  sites/berlin/shop.yaml:10:17: spec.models[0].compile: unknown key 'streems'"
     assert f"{fault} (commit badc0de0 by Bob <bob@example.com>)\n    hint: did you mean 'streams'?\n" in text
+
+
+def test_what_does_not_run_of_a_good_commit_is_named() -> None:
+    assert an_item(around=LOOPING)["message"] == (
+        "commit c0ffee00 is applied, but not all of it runs: shop: CrashLoop: the worker (pid 7) ended with exit code 1"
+    )
+    many = Around(broken={f"d{number}": "Missing" for number in range(5)})
+    assert an_item(around=many)["message"].endswith("runs: d0: Missing; d1: Missing; d2: Missing; and 2 more")
+
+
+def test_a_webhook_that_cannot_listen_is_told_beside_its_address() -> None:
+    told = an_item(around=Around(deaf="127.0.0.1:9292: cannot listen: Address already in use"))
+    text = description(told, [], Screen(200), NOW)
+    assert "Webhook      http://127.0.0.1:9292/hooks/shop (does not listen: nobody can tell of a push" in text
+    assert "Address already in use" in shown(told)
 
 
 def test_programs_read_revisions_and_faults_as_flux_has_them(home: Path) -> None:
