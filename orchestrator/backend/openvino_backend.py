@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ from orchestrator.backend.model_file import (
 )
 from orchestrator.backend.plugins import PluginAlias, read_aliases
 from orchestrator.backend.read_back import execution_devices, read_back, total
+from orchestrator.backend.shape_check import ShapeCheck, may_misfit, shape_check
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.device import Device, Inventory
 from orchestrator.inventory.host import read_host
@@ -46,6 +48,7 @@ SETTLE_POLL_S = 0.02
 CLOSE_TIMEOUT_MS = 10_000  # longest wait for an inference that should not be running any more
 CUMULATIVE = "CUMULATIVE_THROUGHPUT"
 READ_HINT = "check that the file is complete, and of a format that OpenVINO reads"
+log = logging.getLogger("orch.backend")
 
 
 class OpenVinoBackend:
@@ -183,7 +186,21 @@ class OpenVinoBackend:
         with engine_errors(f"to compile for {asked}", request.path, f"asked for {asked}"):
             compiled = self._core.compile_model(model, request.device, self._config(request))
             _check_devices(request, compiled)
-        return OpenVinoCompiledModel(compiled, request.path)
+        return OpenVinoCompiledModel(compiled, request.path, self._shape_check(request, compiled))
+
+    def _shape_check(self, request: CompileRequest, compiled: Any) -> ShapeCheck | None:
+        """Return what tells of shapes that do not go together; None where they always do, or nothing can tell."""
+        inputs = tensors(compiled.inputs, "input", request.path)
+        if not may_misfit(inputs):
+            return None
+        try:
+            model = self._read(request.path)  # once more: the engine may still need the one it compiled
+            reshape(model, request.shapes, request.batch, request.path)
+            with engine_errors("a copy without weights", request.path):
+                return shape_check(model, inputs)
+        except OrchError as error:
+            log.warning("shapes that do not go together will fail, and may cost the requests after them: %s", error)
+            return None
 
     def _config(self, request: CompileRequest) -> dict[str, Any]:
         config: dict[str, Any] = {key: unspell(value) for key, value in request.properties.items()}
@@ -200,8 +217,9 @@ class OpenVinoBackend:
 class OpenVinoCompiledModel:
     """A compiled model and the requests made of it."""
 
-    def __init__(self, compiled: Any, path: str) -> None:
+    def __init__(self, compiled: Any, path: str, check: ShapeCheck | None = None) -> None:
         self._compiled = compiled
+        self._check = check
         self._inputs = tensors(compiled.inputs, "input", path)
         self._outputs = tensors(compiled.outputs, "output", path)
         self._path = path
@@ -230,7 +248,7 @@ class OpenVinoCompiledModel:
         self._hooks.append(weakref.ref(hook))
         self._requests.append(engine)
         self._guards.append(guard)
-        return OpenVinoRequest(engine, self._inputs, self._outputs, guard)
+        return OpenVinoRequest(engine, self._inputs, self._outputs, guard, self._check)
 
     def actual(self) -> Actual:
         """Read the properties back; raise OrchError(DEADLINE) when AUTO's helper is still there after a minute."""
@@ -346,10 +364,18 @@ class _Guard:
 class OpenVinoRequest:
     """One infer request that reads its inputs where they lie."""
 
-    __slots__ = ("_engine", "_guard", "_held", "_numeric", "_outputs", "_slots", "_tells")
+    __slots__ = ("_check", "_engine", "_guard", "_held", "_numeric", "_outputs", "_slots", "_tells")
 
-    def __init__(self, engine: Any, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], guard: _Guard) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        guard: _Guard,
+        check: ShapeCheck | None,
+    ) -> None:
         self._engine = engine
+        self._check = check
         self._guard = guard
         self._slots = slots(inputs)
         self._outputs = tuple(info.datatype for info in outputs)
@@ -359,7 +385,7 @@ class OpenVinoRequest:
 
     def start(self, inputs: Sequence[Array]) -> None:
         """Start on these arrays; raise OrchError(INVALID) for wrong dtype, layout, shape or count."""
-        check_arrays(self._slots, inputs)
+        self._must_fit(inputs)
         wrapped = [_tensor(slot, array) for slot, array in zip(self._slots, inputs, strict=True)]
         self._guard.error = None
         try:
@@ -376,13 +402,18 @@ class OpenVinoRequest:
 
     def infer(self, inputs: Sequence[Array]) -> None:
         """Infer on these arrays on this thread; raise OrchError(INVALID, FAILED)."""
-        check_arrays(self._slots, inputs)
+        self._must_fit(inputs)
         try:
             for index, (slot, array) in enumerate(zip(self._slots, inputs, strict=True)):
                 self._engine.set_input_tensor(index, _tensor(slot, array))
             self._infer()
         except RuntimeError as error:
             raise _refusal(error, Kind.FAILED) from error
+
+    def _must_fit(self, inputs: Sequence[Array]) -> None:
+        check_arrays(self._slots, inputs)
+        if self._check is not None:
+            self._check.check(inputs)
 
     def _infer(self) -> None:
         """Infer, and raise RuntimeError when that fails.

@@ -180,7 +180,7 @@ def _made_up(client: oip_client.Client, model: str, metadata: Mapping[str, Any])
         try:
             client.infer(model, message)
         except OrchError as error:
-            if error.kind is not Kind.FAILED:
+            if error.kind not in (Kind.FAILED, Kind.INVALID):
                 raise
             refused = error
         else:

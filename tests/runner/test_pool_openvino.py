@@ -325,3 +325,22 @@ def test_errors_that_callers_keep_do_not_hold_up_the_close(engine: OpenVinoBacke
     began = time.monotonic()
     pool.close()
     assert time.monotonic() - began < 5
+
+
+def test_a_request_whose_shapes_do_not_go_together_is_its_callers_fault_and_costs_nobody_else(
+    engine: OpenVinoBackend, tmp_path: Path
+) -> None:
+    path = str(topologies.save("two_in_two_out", tmp_path))
+    pool = Pool("scorer", engine.compile(CompileRequest(path, "CPU", STREAMS)), SETTINGS, requests=2)
+    pool.start()
+    kinds = []
+    for features_rows, group_rows in ((1, 1), (2, 3), (1, 1), (2, 3), (1, 1), (2, 3), (1, 1), (1, 1)):
+        answers = Answers(1)
+        arrays = [np.ones((features_rows, 16), np.float32), np.zeros(group_rows, np.int64)]
+        pool.submit(pool.admit(), arrays, lambda outcome, answers=answers: answers(0, outcome))
+        answers.wait()
+        error = answers.outcomes[0].error
+        kinds.append(None if error is None else error.kind)
+    assert kinds == [None, Kind.INVALID, None, Kind.INVALID, None, Kind.INVALID, None, None]
+    assert pool.healthy
+    pool.close()
