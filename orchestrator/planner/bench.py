@@ -29,6 +29,8 @@ PATIENCE = 3.0  # times what a clean try takes, for one that is near the limit
 TRY_SHARE, FIRST_SHARE = 1 / 8, 1 / 3  # of the budget at most; the first try is at the rate that was promised
 TRY_LEAST_S = 1.0
 TRIES_MAX = 24
+ANSWER_LEAST_S, ANSWER_SLOS = 2.0, 4.0  # until an unanswered request is given up
+ANSWER_S = 10.0  # the same without an SLO
 BEYOND = (1.5, 2.0)  # times the capacity
 BEYOND_S = 3.0
 BELOW = (0.75, 0.5)  # of the capacity: what the curve looks like there
@@ -65,6 +67,11 @@ class BenchQuestion:
     def closed(self) -> bool:
         """Tell whether loads are numbers of callers."""
         return self.arrivals == "closed"
+
+    @property
+    def answer_s(self) -> float:
+        """Return the seconds after which an unanswered request is given up."""
+        return ANSWER_S if self.latency_s is None else max(ANSWER_LEAST_S, ANSWER_SLOS * self.latency_s)
 
     @property
     def allowed(self) -> float:
@@ -120,8 +127,12 @@ class Tried:
     expired: int
     """With status 504."""
     failed: int
+    """With another status, or a broken connection."""
     misses: int
-    """Refused, expired, failed, or answered later than the SLO."""
+    """Refused, expired, failed, given up, or answered later than the SLO."""
+    given_up: int = 0
+    """By the bench itself: not answered within `answer_s`."""
+    answer_s: float = ANSWER_S
     excused: int = 0
     """Of the misses those that the generator was late for."""
     lasted_s: float = 0.0

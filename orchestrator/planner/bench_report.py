@@ -17,7 +17,7 @@ from orchestrator.planner.page import cell, facts, figures, listed, page, table
 
 _FOOT = (
     "Latency counts from the scheduled arrival, also of what could not be sent in time. A request that was refused,"
-    " expired or failed missed the SLO; percentiles are of the answered."
+    " expired, failed or was given up by the bench missed the SLO; percentiles are of the answered."
 )
 WORDS = {
     "floor": "one caller alone",
@@ -208,6 +208,7 @@ def outcome(tried: Tried) -> str:
     """Return in a few words how a try ended."""
     ends = [f"{count} {word}" for count, word in ((tried.refused, "refused"), (tried.expired, "expired")) if count]
     ends += [f"{tried.failed} failed"] if tried.failed else []
+    ends += [f"{tried.given_up} given up after {duration(tried.answer_s)}"] if tried.given_up else []
     if tried.verdict is None:
         return ", ".join(ends) or "all answered"
     word = {True: "held", False: "missed", None: "not decided"}[tried.held]

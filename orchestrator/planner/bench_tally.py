@@ -9,7 +9,7 @@ from orchestrator.planner import verdict as verdicts
 from orchestrator.planner.bench import Ask, BenchQuestion, GeneratorUse, Tried
 from orchestrator.planner.capacity import quantile
 from orchestrator.planner.verdict import State, Test, the_test
-from orchestrator.profiling.measurement import Host, Verdict
+from orchestrator.profiling.measurement import GIVEN_UP, Host, Verdict
 
 LATE_S = 0.002  # of the generator, for which a refusal is excused: it sent several at once
 REFUSED, EXPIRED = 503, 504
@@ -39,6 +39,7 @@ class Tally:
     refused: int = 0
     expired: int = 0
     failed: int = 0
+    given_up: int = 0
     misses: int = 0
     excused: int = 0
     lasted_s: float = 0.0
@@ -79,7 +80,8 @@ class Tally:
         self.misses += 1
         self.refused += status == REFUSED
         self.expired += status == EXPIRED
-        self.failed += status not in (200, REFUSED, EXPIRED)
+        self.given_up += status == GIVEN_UP
+        self.failed += status not in (200, REFUSED, EXPIRED, GIVEN_UP)
         every, servers = self._states
         self._states[0] = verdicts.step(self.test, every, outcome)
         limit_s = self.question.latency_s
@@ -116,6 +118,8 @@ class Tally:
             expired=self.expired,
             failed=self.failed,
             misses=self.misses,
+            given_up=self.given_up,
+            answer_s=self.question.answer_s,
             excused=self.excused,
             lasted_s=round(self.lasted_s, 4),
             p50_s=_at(latencies, 50),

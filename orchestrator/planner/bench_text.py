@@ -117,5 +117,6 @@ def try_line(tried: Tried, percentile: float) -> str:
     word = "" if tried.verdict is None else {True: "held, ", False: "missed, ", None: "not decided, "}[tried.held]
     refused = f", {tried.refused + tried.expired} refused" if tried.refused + tried.expired else ""
     failed = f", {tried.failed} failed" if tried.failed else ""
+    given_up = f", {tried.given_up} given up" if tried.given_up else ""
     late = f", {tried.misses} of {tried.sent} missed" if tried.verdict else f", {tried.sent} sent"
-    return f"{load}: {word}{at}{late}{refused}{failed}, {figure(tried.goodput_per_s)}/s in time"
+    return f"{load}: {word}{at}{late}{refused}{failed}{given_up}, {figure(tried.goodput_per_s)}/s in time"

@@ -25,6 +25,7 @@ from typing import Any, cast
 import httptools
 import uvloop
 
+from orchestrator.profiling.measurement import GIVEN_UP
 from orchestrator.profiling.tied import die_with_parent
 from orchestrator.profiling.timer import Timer
 from orchestrator.profiling.trust import context
@@ -76,12 +77,12 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._end(status)
 
-    def close(self) -> None:
-        """Give up what is under way."""
+    def close(self, status: int = FAILED) -> None:
+        """End what is under way as `status`."""
         if not self.closed:
             self.closed = True
             self._transport.abort()
-        self._end(FAILED)
+        self._end(status)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count what was under way as failed."""
@@ -176,9 +177,9 @@ class Load:
         for task in self._tasks:  # what would still connect
             task.cancel()
         for connection in [*self._busy.values(), *self._idle]:
-            connection.close()
+            connection.close(GIVEN_UP)
         for number in [number for number in self._due if number not in self._ended]:
-            self._end(number, FAILED)
+            self._end(number, GIVEN_UP)
 
     def _arrive(self, at: float) -> None:
         number, self._number = self._number, self._number + 1
@@ -190,7 +191,7 @@ class Load:
             self._send(self._idle.pop(), number)
         elif len(self._waiting) >= WAITING_MAX:
             self._overrun += 1
-            self._end(number, FAILED)
+            self._end(number, GIVEN_UP)
         else:
             self._waiting.append(number)
             if self._connections + self._opening < self._order.connections_max:
@@ -212,9 +213,9 @@ class Load:
             target = (self._order.host, self._order.port)
             async with asyncio.timeout(self._order.timeout_s):
                 _, connection = await loop.create_connection(lambda: Connection(self._over), *target, ssl=self._tls)
-        except (OSError, TimeoutError):
+        except OSError as error:
             if self._waiting:
-                self._end(self._waiting.popleft(), FAILED)
+                self._end(self._waiting.popleft(), GIVEN_UP if isinstance(error, TimeoutError) else FAILED)
             return
         finally:
             self._opening -= 1
@@ -266,7 +267,7 @@ class Load:
         for number, connection in list(self._busy.items()):
             if self._due[number] > before:
                 break
-            connection.close()
+            connection.close(GIVEN_UP)
 
     def _flush(self) -> None:
         """Tell what has ended, in the order of the schedule, up to the first that has not."""
@@ -279,7 +280,7 @@ class Load:
             self._tell(outcomes)
 
     def _report(self, seconds: float, cpu: float) -> LoadReport:
-        counted = {status: self._statuses.get(status, 0) for status in (200, 503, 504)}
+        counted = {status: self._statuses.get(status, 0) for status in (200, 503, 504, GIVEN_UP)}
         sent = sum(self._statuses.values())
         return LoadReport(
             sent=sent,
@@ -287,6 +288,7 @@ class Load:
             refused=counted[503],
             expired=counted[504],
             failed=sent - sum(counted.values()),
+            given_up=counted[GIVEN_UP],
             seconds=seconds,
             cpu=round(cpu, 4),
             late_sends=self._late,

@@ -10,6 +10,8 @@ from pydantic import Field
 from orchestrator.inventory.device import Facts
 
 SAMPLES_MAX = 2000  # of one arm at one concurrency: enough for a p99 with its interval, small enough for a lock file
+GIVEN_UP = 1
+"""In the place of an HTTP status: whoever sent the request waited no longer for its answer."""
 
 
 class Arm(Facts):

@@ -12,7 +12,7 @@ from orchestrator.profiling.trust import Trust
 from orchestrator.scheduling.arrivals import Arrivals
 
 FAILED = 0
-"""The status of a request without an answer: refused connection, broken answer, time-out."""
+"""The status of a request without an answer: refused connection, broken answer; measurement.GIVEN_UP is another."""
 
 
 class Line(BaseModel):
@@ -95,7 +95,7 @@ class LoadOrder(Line):
     connections_first: int = Field(default=8, ge=1, le=4096)
     """Opened before the first arrival."""
     timeout_s: float = 10.0
-    """After which an unanswered request is a failure."""
+    """After which an unanswered request is given up."""
     trust: Trust | None = None
     """With TLS: which servers are trusted."""
 
@@ -108,7 +108,7 @@ class Outcome(NamedTuple):
     latency_s: float
     """From when it was due until its answer was complete."""
     status: int
-    """Of HTTP; 0 for a failure."""
+    """Of HTTP; FAILED or GIVEN_UP without one."""
     late_s: float = 0.0
     """What of the latency is the generator's own: it woke so long after the request was due."""
 
@@ -124,7 +124,9 @@ class LoadReport(Line):
     expired: int
     """With status 504."""
     failed: int
-    """Everything else, no answer included."""
+    """Everything else: another status, a broken connection."""
+    given_up: int = 0
+    """Not answered within `timeout_s`, or never sent for want of a connection."""
     seconds: float
     cpu: float
     """Cores that it used."""

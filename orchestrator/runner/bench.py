@@ -21,8 +21,6 @@ from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 GAP_S = 0.15  # between blocks: what waits is answered meanwhile
 SETTLE_S, SETTLE_REQUESTS, SETTLE_TRIES = 0.5, 3, 8  # after a load that was too much
 SETTLED = 3.0  # times the latency without load
-ANSWER_LEAST_S, ANSWER_SLOS = 2.0, 4.0  # until an unanswered request is a failure
-ANSWER_S = 10.0  # the same without an SLO
 CONNECTIONS_MAX, CONNECTIONS_FIRST = 4096, 16
 CALLERS_MAX = CONNECTIONS_MAX
 COUNTERS_LEAST_S = 0.5  # the kernel counts hundredths of a second: shorter tries say nothing of the host
@@ -120,7 +118,6 @@ class _Run:
             time.sleep(GAP_S)
 
     def _order(self, ask: Ask, seed: int, seconds: float) -> LoadOrder:
-        latency_s = self.question.latency_s
         served = self.served
         return LoadOrder(
             host=served.host,
@@ -136,7 +133,7 @@ class _Run:
             requests_max=ask.requests_max,
             connections_max=CONNECTIONS_MAX,
             connections_first=CONNECTIONS_FIRST,
-            timeout_s=ANSWER_S if latency_s is None else max(ANSWER_LEAST_S, ANSWER_SLOS * latency_s),
+            timeout_s=self.question.answer_s,
             trust=served.trust,
         )
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planner.bench import BenchQuestion, GeneratorUse, Tried
-from orchestrator.planner.bench_report import bench_html
+from orchestrator.planner.bench import Ask, BenchQuestion, GeneratorUse, Tried
+from orchestrator.planner.bench_report import bench_html, outcome
 from orchestrator.planner.bench_result import Bench, Planned, holds, sentences, to_json
+from orchestrator.planner.bench_tally import Around, Tally
 from orchestrator.planner.bench_text import chart, try_line
 from orchestrator.planner.decision import Capacity
-from orchestrator.profiling.measurement import Host
+from orchestrator.profiling.measurement import GIVEN_UP, Host
 
 
 def a_try(load: float, share: float = 0.0, *, held: bool | None = True, **over: Any) -> Tried:
@@ -170,3 +171,17 @@ def test_the_data_hold_all_that_is_said() -> None:
     assert data["planned"] == {"per_s": 95.0, "low_per_s": 92.0, "high_per_s": 97.0, "verdict": "verified"}
     assert [each["purpose"] for each in data["tries"]][-2:] == ["beyond", "beyond"]
     assert data["tries"][-1]["goodput_per_s"] == pytest.approx(81.6)
+
+
+def test_what_the_bench_gave_up_is_not_called_failed() -> None:
+    question = BenchQuestion(latency_s=1.0, percentile=99.0)
+    tally = Tally(question, Ask("fixed", 60, False, 5.0, 5.0, None, 1))
+    fates = [(0.5, 200), (4.0, GIVEN_UP), (4.0, GIVEN_UP), (0.1, 500)]
+    tally.note([(0.1 * number, latency_s, status, 0.0) for number, (latency_s, status) in enumerate(fates)], 0, 0.0)
+    tried = tally.tried(5.0, Around())
+    assert (tried.misses, tried.failed, tried.given_up) == (3, 1, 2)
+    assert outcome(tried).endswith(": 1 failed, 2 given up after 4 s")
+    assert ", 1 failed, 2 given up, " in try_line(tried, 99.0)
+    data = to_json(a_bench(tried=(FLOOR, tried)))["tries"][1]
+    assert (data["failed"], data["given_up"], data["given_up_after_s"]) == (1, 2, 4.0)
+    assert "2 given up after 4 s" in bench_html(a_bench(tried=(FLOOR, tried)), ())

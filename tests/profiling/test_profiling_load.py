@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.profiling.children import LoadChild, LoadGenerator
+from orchestrator.profiling.measurement import GIVEN_UP
 from orchestrator.profiling.wire import LoadOrder, LoadReport, Outcome
 from orchestrator.scheduling.arrivals import arrivals
 from tests.profiling.http_stand_in import StandIn
@@ -77,8 +78,9 @@ def test_latency_counts_from_the_schedule_when_the_server_cannot_keep_up(body: P
 
 def test_an_unanswered_request_is_given_up_after_its_time(body: Path) -> None:
     with StandIn(delay_s=60.0) as server:
-        _, report = run(an_order(body, server.port, requests_max=5, timeout_s=0.3))
-    assert (report.sent, report.failed) == (5, 5)
+        outcomes, report = run(an_order(body, server.port, requests_max=5, timeout_s=0.3))
+    assert {outcome.status for outcome in outcomes} == {GIVEN_UP}
+    assert (report.sent, report.failed, report.given_up) == (5, 0, 5), "nobody refused or failed them"
     assert report.seconds < 5
 
 
