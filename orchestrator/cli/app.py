@@ -56,14 +56,14 @@ def orch(
     """
 
 
-def duration(text: str) -> float:
-    """Return the seconds of an option such as 90s or 10m; a wrong one is wrong usage."""
+def duration(text: str, option: str) -> float:
+    """Return the seconds of an option such as 90s or 10m; a wrong one is wrong usage, told with the option's name."""
     from orchestrator import units  # only where an option is given
 
     try:
         seconds = units.parse_duration_s(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(f"{option} {error}") from None
     if seconds <= 0:
-        raise typer.BadParameter("must be greater than zero")
+        raise typer.BadParameter(f"{option} must be greater than zero, got {text!r}")
     return seconds

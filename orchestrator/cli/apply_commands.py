@@ -78,7 +78,7 @@ def apply(
     \b
     Example: orch apply deployments/quickstart.yaml
     """
-    timeout_s = duration(timeout)
+    timeout_s = duration(timeout, "--timeout")
     if dry_run and prune:
         raise typer.BadParameter("--dry-run does not show what --prune would delete; leave one of them out")
     manifests = read(files)

@@ -115,7 +115,7 @@ def _capacity(plan: Mapping[str, Any]) -> Capacity | None:
 def _slo(subject: Subject, wishes: Wishes) -> tuple[float | None, float]:
     slo = subject.model.get("slo") or {}
     own_s = slo["latency_ms"] / 1e3 if slo else None
-    latency_s = duration(wishes.latency) if wishes.latency is not None else own_s
+    latency_s = duration(wishes.latency, "--latency") if wishes.latency is not None else own_s
     return latency_s, float(wishes.percentile or slo.get("percentile") or PERCENTILE)
 
 
@@ -147,8 +147,8 @@ def _fixed(wishes: Wishes) -> float | None:
 
 
 def _seconds(wishes: Wishes) -> float:
-    given = wishes.duration if wishes.one_load else wishes.budget
-    return duration(given) if given is not None else DURATION_S if wishes.one_load else BUDGET_S
+    given, option = (wishes.duration, "--duration") if wishes.one_load else (wishes.budget, "--budget")
+    return duration(given, option) if given is not None else DURATION_S if wishes.one_load else BUDGET_S
 
 
 def capacity_to_tell(found: Bench, wishes: Wishes) -> float | None:

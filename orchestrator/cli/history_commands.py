@@ -103,7 +103,7 @@ def rollback(
     """
     from orchestrator.cli.progress import progress  # only long work shows any
 
-    timeout_s = duration(timeout)
+    timeout_s = duration(timeout, "--timeout")
     params: dict[str, Any] = {"name": name, "to": to, "timeout_s": timeout_s}
     params |= {"trial": False} if no_trial else {}
     result: Mapping[str, Any] = {}

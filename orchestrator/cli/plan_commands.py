@@ -141,7 +141,7 @@ def plan(
         inventory=recorded[0] if recorded else None,
         profiles=tuple(map(Path, profile or ())),
         mode=mode.value if mode else None,
-        budget_s=duration(budget) if budget else None,
+        budget_s=duration(budget, "--budget") if budget else None,
         locked=locked or check,
         replan=replan,
         measures=not check,

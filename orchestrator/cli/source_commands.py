@@ -193,7 +193,7 @@ def source_reconcile(
     """
     from orchestrator.cli.progress import progress  # only long work shows any
 
-    timeout_s = duration(timeout)
+    timeout_s = duration(timeout, "--timeout")
     params = {"name": name, "timeout_s": timeout_s, "prune_all": prune_all}
     with progress() as show:
         for kind, value in control.follow(control.agent(), "source_reconcile", params, timeout_s=timeout_s + GRACE_S):

@@ -193,6 +193,8 @@ class Pool:
         return [self._dropped(ticket, now) for ticket in self._scheduler.expire(now)]
 
     def _refused(self, refusal: Refusal) -> OrchError:
+        if self._closed and refusal.cause is Cause.DRAINING:
+            return self._gone()
         kind = REFUSED.get(refusal.cause, Kind.OVERLOADED)
         cause, code = refusal.cause, None if kind is not Kind.OVERLOADED else refusal.cause.name
         return OrchError(kind, cause.value, where=self.name, retry_after_s=refusal.retry_after_s, code=code)

@@ -101,7 +101,8 @@ def traceparent_of(text: str | None) -> str | None:
 
 def _timeout_s(text: str) -> float:
     if not _MILLISECONDS.fullmatch(text):
-        raise OrchError(Kind.INVALID, f"must be a number of milliseconds, got {text[:40]!r}", where=TIMEOUT_MS)
+        what = f"must be a number of milliseconds greater than zero, such as 40, got {text[:40]!r}"
+        raise OrchError(Kind.INVALID, what, where=TIMEOUT_MS)
     return float(text) / 1000
 
 

@@ -66,6 +66,7 @@ MAX_PROBLEMS = 8
 """Problems told for one request; a client that sends a thousand wrong inputs needs no thousand lines."""
 MAX_CACHED_HEAD_BYTES = 4096
 """A longer head is not kept by the cache: it is parsed each time."""
+BINARY_HINT = "a body with binary tensors needs the header Inference-Header-Content-Length, the bytes of its JSON"
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -170,7 +171,8 @@ def parse_infer_head(text: bytes | bytearray | memoryview) -> InferHead:
     try:
         body = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise OrchError(Kind.INVALID, f"the request is not JSON: {error}") from None
+        hint = BINARY_HINT if b"binary_data_size" in bytes(text) else None
+        raise OrchError(Kind.INVALID, f"the request is not JSON: {error}", hint=hint) from None
     if type(body) is not dict:
         raise OrchError(Kind.INVALID, f"the request must be a JSON object, got {_seen(body)}")
     parameters = _object(body, "parameters", "")

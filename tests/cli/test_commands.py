@@ -74,7 +74,8 @@ def test_the_version_can_be_asked_as_an_option(home: Path) -> None:
         (["validate"], "Missing argument 'FILE'"),
         (["status", "--nonsense"], "No such option"),
         (["status", "-o", "toml"], "'toml' is none of table, wide, json, yaml"),
-        (["apply", QUICKSTART, "--timeout", "5"], "must be a duration with its unit"),
+        (["apply", QUICKSTART, "--timeout", "5"], "--timeout must be a duration with its unit"),
+        (["apply", QUICKSTART, "--timeout", "0s"], "--timeout must be greater than zero, got '0s'"),
         (["apply", QUICKSTART, "--dry-run", "--prune"], "leave one of them out"),
     ],
 )

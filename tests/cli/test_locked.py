@@ -166,7 +166,7 @@ def test_nothing_is_locked_that_was_planned_by_rule(home: Path, shop: Path) -> N
         (["--check", "--write-lock"], "--check changes nothing"),
         (["--inventory", "x", "--replan"], "cannot be measured from here"),
         (["--mode", "guess"], "'guess' is none of measure, predict, hint"),
-        (["--budget", "5"], "must be a duration with its unit"),
+        (["--budget", "5"], "--budget must be a duration with its unit"),
     ],
 )
 def test_options_that_contradict_each_other_are_wrong_usage(

@@ -60,7 +60,7 @@ def test_whatever_is_echoed_is_one_line_of_printable_ascii(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "1e3", "soon", "1.", "0x10", "9" * 10, "٣"])
 def test_a_timeout_that_is_no_number_of_milliseconds_is_refused(text: str) -> None:
-    with pytest.raises(OrchError, match="x-orch-timeout-ms: must be a number of milliseconds") as refused:
+    with pytest.raises(OrchError, match=r"x-orch-timeout-ms: must be .* milliseconds greater than zero") as refused:
         said({"x-orch-timeout-ms": text})
     assert refused.value.kind is Kind.INVALID
 

@@ -297,6 +297,10 @@ DATA = {"name": "data", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
         (b"", "the request is not JSON"),
         (b"[]", "the request must be a JSON object, got a list"),
         (b"{", "the request is not JSON"),
+        (
+            b'{"inputs":[{"parameters":{"binary_data_size":8}}]}' + bytes(8),
+            "needs the header Inference-Header-Content-",
+        ),
         (b'{"inputs": 3}', "inputs: must be a list, got 3"),
         (infer_json(), "input 'data': is missing (identity_fp32 takes 'data': FP32 [?, ?])"),
         (infer_json(DATA | {"name": "dat"}), "the model has no input 'dat' (did you mean 'data'?)"),
