@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,22 +19,48 @@ HOPELESS_S = 6 * INLINE_MAX_S  # with the hand-over, on a busy machine; not wort
 # Rows of a batch may be summed in another order than alone; bf16 keeps 8 bits. What mixes rows differs by far more.
 TOLERANCE = 0.05
 
+Seconds = Callable[[InferRequest, Sequence[Array]], float]
+"""Returns how long an inference of that request on those inputs takes."""
+
+
+def quickest_s(request: InferRequest, inputs: Sequence[Array]) -> float:
+    """Return the time of the quickest of several inferences: whatever else the machine does only adds to it."""
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        request.infer(inputs)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
 
 def try_inline(
-    backend: Backend, request: CompileRequest, plan: ModelPlan, compiled: CompiledModel, checked: Checked
+    backend: Backend,
+    request: CompileRequest,
+    plan: ModelPlan,
+    compiled: CompiledModel,
+    checked: Checked,
+    seconds: Seconds = quickest_s,
 ) -> Inline | None:
-    """Return how to infer inline; None where a hand-over is better, or the manifest says how many run at a time."""
+    """Return how to infer inline; None where a hand-over is better, or the manifest says how many run at a time.
+
+    `seconds` measures an inference.
+    """
     if plan.device != "CPU" or plan.batch > 1 or plan.requests is not None or checked.service_s > HOPELESS_S:
         return None
     alone = compiled.create_request(_nothing)
-    alone_s = _seconds(alone, checked.inputs)
+    alone_s = seconds(alone, checked.inputs)
     if not pays(alone_s):
         return None
-    return _gathering(backend, request, compiled, alone, alone_s) or Inline(1, None)
+    return _gathering(backend, request, compiled, alone, alone_s, seconds) or Inline(1, None)
 
 
 def _gathering(
-    backend: Backend, request: CompileRequest, compiled: CompiledModel, alone: InferRequest, alone_s: float
+    backend: Backend,
+    request: CompileRequest,
+    compiled: CompiledModel,
+    alone: InferRequest,
+    alone_s: float,
+    seconds: Seconds,
 ) -> Inline | None:
     rows = _rows_of(compiled)
     if rows is None:
@@ -45,7 +71,7 @@ def _gathering(
         return None  # it cannot be reshaped: each request goes alone
     together = gathered.create_request(_nothing)
     if _independent(alone, together, rows):
-        most = rows_together(alone_s, lambda count: _seconds(together, [row[:count] for row in rows]))
+        most = rows_together(alone_s, lambda count: seconds(together, [row[:count] for row in rows]))
         if most > 1:
             return Inline(most, gathered)
     gathered.close()
@@ -90,16 +116,6 @@ def _alike(one: Array, other: Array) -> bool:
         return one.shape == other.shape and one.dtype == other.dtype and bool(np.array_equal(one, other))
     scale = float(np.max(np.abs(one), initial=0.0)) or 1.0
     return bool(np.max(np.abs(one - other), initial=0.0) <= TOLERANCE * scale)
-
-
-def _seconds(request: InferRequest, inputs: Sequence[Array]) -> float:
-    """Return the time of the quickest of several inferences: whatever else the machine does only adds to it."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        request.infer(inputs)
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def _nothing() -> None:

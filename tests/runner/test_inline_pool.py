@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from benchmarks import topologies
 from orchestrator.backend.base import CompileRequest
 from orchestrator.backend.openvino_backend import OpenVinoBackend
 from orchestrator.errors import Kind
@@ -21,12 +21,14 @@ from orchestrator.runner.inline import try_inline
 from orchestrator.runner.inline_pool import Inline, InlinePool
 from orchestrator.runner.pool import Outcome, PoolSettings
 from orchestrator.runner.worker import compile_request
+from orchestrator.scheduling.inline import INLINE_MAX_S
 from tests.builders import a_model, a_plan
 
 SETTINGS = PoolSettings(timeout_s=30.0, queue_limit=10_000, memory_bytes=2**30)
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
 GENERATOR = np.random.default_rng(7)
 WEIGHT = np.float32(3.0)
+FAST_S = 20e-6
 
 
 @pytest.fixture(scope="module")
@@ -134,28 +136,30 @@ def test_a_closed_pool_refuses_and_has_answered_everything(pool: InlinePool) -> 
     assert got[0].error is None
 
 
-def decided(backend: OpenVinoBackend, path: Path, **model: Any) -> Inline | None:
-    """Return how the worker would infer the model of that file."""
+def decided(backend: OpenVinoBackend, path: Path, service_s: float, **model: Any) -> Inline | None:
+    """Return how the worker would infer the model of that file, were each inference of it that long."""
     info = backend.inspect(str(path), {}, ())
     plan = a_plan(a_model("rows", **model), info=info).models[0].model_copy(update={"source": str(path)})
     request = compile_request(plan)
     compiled = backend.compile(request)
-    return try_inline(backend, request, plan, compiled, check(compiled, "rows"))
+    checked = replace(check(compiled, "rows"), service_s=service_s)
+    return try_inline(backend, request, plan, compiled, checked, lambda _request, _inputs: service_s)
 
 
 @pytest.mark.parametrize("mixing", [False, True])
 def test_rows_that_depend_on_each_other_are_never_gathered(
     backend: OpenVinoBackend, tmp_path: Path, mixing: bool
 ) -> None:
-    how = decided(backend, a_row_model(tmp_path, mixing=mixing))
+    how = decided(backend, a_row_model(tmp_path, mixing=mixing), FAST_S)
     assert how is not None
     assert (how.gathered is None) == mixing
 
 
 def test_a_model_that_takes_longer_goes_to_the_engines_threads(backend: OpenVinoBackend, tmp_path: Path) -> None:
-    assert decided(backend, topologies.save("mobilenet_v2", tmp_path)) is None
+    assert decided(backend, a_row_model(tmp_path), FAST_S) is not None
+    assert decided(backend, a_row_model(tmp_path), 2 * INLINE_MAX_S) is None
 
 
 def test_requests_that_the_manifest_states_are_kept_to(backend: OpenVinoBackend, tmp_path: Path) -> None:
     path = a_row_model(tmp_path)
-    assert decided(backend, path, compile={"streams": 2, "threads": 2, "requests": 2}) is None
+    assert decided(backend, path, FAST_S, compile={"streams": 2, "threads": 2, "requests": 2}) is None
