@@ -175,6 +175,21 @@ class Pool:
             raise self._refused(admitted)
         return admitted
 
+    def full(self, coming: int, timeout_s: float | None = None) -> OrchError | None:
+        """Return why a request would be refused behind `coming` others that are not admitted yet; None: ask `admit`.
+
+        One that is refused has been counted as such.
+        """
+        allowed = self.settings.timeout_s if timeout_s is None else min(self.settings.timeout_s, timeout_s)
+        with self._lock:
+            now = self._clock()
+            refusal = self._scheduler.full(now, coming, deadline=now + allowed)
+            if refusal is None:
+                return None
+            self._recorder.arrived(now, 0)
+            self._note_refusal(refusal, now, allowed)
+        return self._refused(refusal)
+
     def _priority(self, word: str) -> Priority:
         priority = PRIORITIES.get(word)
         if priority is None:

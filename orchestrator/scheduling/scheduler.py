@@ -135,6 +135,26 @@ class Scheduler:
         lane.rows += 1
         return ticket
 
+    def full(self, now: float, coming: int, *, deadline: float) -> Refusal | None:
+        """Return the refusal of a request that would come behind `coming` others of which nothing is known yet.
+
+        None where it might be let in: `admit` decides. Of a pool with several classes nothing is said, as a request's
+        class is not known before it has come.
+        """
+        limits, lane = self.limits, self._own
+        if self._mixed or self.draining or deadline <= now:
+            return None
+        free = limits.slots - len(self._running)
+        waiting = self._queued + len(self._receiving) + coming
+        if waiting >= limits.queue + (free * limits.rows if free > 0 else 0):
+            return Refusal(Cause.QUEUE_FULL, self.retry_after_s(now))
+        if waiting < free or self.pace.mean_s is None:
+            return None
+        waits = wait_s(now, (lane.rows + coming) // limits.rows, limits.slots, self._running, self.pace.full_s)
+        if waits and self._too_long(waits, deadline - now, lane):
+            return Refusal(Cause.DEADLINE_UNMEETABLE, self.retry_after_s(now))
+        return None
+
     def _lane_of(self, priority: Priority, now: float) -> Lane:
         """Return the class that a request belongs to: the one it names, but none above the model's own."""
         if priority <= self.limits.priority:

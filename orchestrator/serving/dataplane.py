@@ -195,6 +195,17 @@ class DataPlane:
                         error.retry_after_s = spread(error.retry_after_s, self._chance())
                     raise  # else the pool was swapped between the look and the step: ask its successor
 
+    def full(self, coming: int, timeout_s: float | None = None) -> OrchError | None:
+        """Return why a request of any model would be refused behind `coming` others, before it is known which it is.
+
+        None where it might be admitted, and always where there are several models.
+        """
+        served = list(self.served.values())
+        error = served[0].pool.full(coming, timeout_s) if len(served) == 1 else None
+        if error is not None and error.retry_after_s is not None:
+            error.retry_after_s = spread(error.retry_after_s, self._chance())
+        return error
+
     def submit(self, admission: Admission, rows: int, arrays: Sequence[Array], done: Callable[[Outcome], None]) -> None:
         """Infer on `arrays` (in the model's order); `done` is called once, on the loop."""
         pool = admission.served.pool

@@ -52,6 +52,9 @@ _CODE = {status: getattr(cygrpc.StatusCode, status.name.lower()) for status in S
 
 Trailing = tuple[tuple[str, str], ...]
 Handler = Callable[[bytes, "Call"], Coroutine[Any, Any, bytes]]
+Gate = Callable[["Call", int], None]
+"""Raises Refused for a call that shall not send its message, told how many others are on their way in; runs on the
+polling thread."""
 
 
 class Refused(Exception):  # noqa: N818  a call's end, no fault
@@ -67,10 +70,11 @@ class Refused(Exception):  # noqa: N818  a call's end, no fault
 class Call:
     """One call as its handler sees it."""
 
-    __slots__ = ("_call", "_details", "_metadata", "_trailing", "_watched", "handler", "message", "task")
+    __slots__ = ("_call", "_details", "_metadata", "_trailing", "_watched", "gated", "handler", "message", "task")
 
     def __init__(self, event: Any, handler: Handler) -> None:
         self.handler = handler
+        self.gated = False
         self.message: bytes | None = None
         self.task: asyncio.Task[None] | None = None
         self._call = event.call
@@ -141,9 +145,20 @@ _NEW, _ENDED, _SHUTDOWN = object(), object(), object()
 class CallServer:
     """Serves unary calls of the given methods (`/package.Service/Method`) on the running event loop."""
 
-    def __init__(self, handlers: Mapping[str, Handler], options: Sequence[tuple[str, int]], *, most: int) -> None:
-        """Store the parts; calls beyond `most` at a time are refused RESOURCE_EXHAUSTED."""
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        options: Sequence[tuple[str, int]],
+        *,
+        most: int,
+        gates: Mapping[str, Gate] | None = None,
+    ) -> None:
+        """Store the parts; calls beyond `most` at a time are refused RESOURCE_EXHAUSTED.
+
+        `gates` of methods decide before a call's message is read.
+        """
         self._handlers = {name.encode(): handler for name, handler in handlers.items()}
+        self._gates = {name.encode(): gate for name, gate in (gates or {}).items()}
         self._most = most
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
@@ -154,7 +169,9 @@ class CallServer:
         self._armed = 0
         self._under_way = 0  # written by the polling thread only, as is the next
         self._closed = 0
-        self._watched = 0  # written on the loop only
+        self._let_in = 0  # through a gate
+        self._watched = 0  # written on the loop only, as is the next
+        self._come = 0  # of those let in
         self._stopping = False
         self._destroyed = False
         self._ending = threading.Lock()  # the core must not be destroyed under a call into it
@@ -247,6 +264,18 @@ class CallServer:
         elif self._under_way > self._most:
             call.refuse(Refused(StatusCode.RESOURCE_EXHAUSTED, f"more than {self._most} calls at a time"))
         else:
+            gate = self._gates.get(event.call_details.method)
+            if gate is not None:
+                try:
+                    gate(call, self._let_in - self._come)
+                except Refused as refused:
+                    call.refuse(refused)
+                    return
+                except Exception:  # noqa: BLE001  the boundary of this call
+                    self._bug(call)
+                    return
+                call.gated = True
+                self._let_in += 1
             call.receive()
 
     def _arm(self) -> None:
@@ -268,7 +297,9 @@ class CallServer:
                 if came.call.task is not None:
                     # Behind the task's own first step: what is cancelled before it never ends its call.
                     self._loop.call_soon(came.call.task.cancel)
-            elif came.message is None:
+                continue
+            self._come += came.gated
+            if came.message is None:
                 came.refuse(Refused(StatusCode.UNIMPLEMENTED, "the call takes one message"))
             else:
                 self._handle(came, came.message)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 64 * 2**20
 MAX_CONCURRENT_RPCS = 4096
 """Calls being handled; above all pools' queues together, so that it is the pools that refuse, with a reason."""
+MAX_COMING = 256
+"""Inferences whose messages are being read: memory that nobody has admitted yet."""
 MAX_STREAMS_PER_CONNECTION = 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_DETAILS_CHARACTERS = 1000
@@ -116,6 +118,9 @@ class Plane(Protocol):
     ) -> Any:
         """Take a place for a request; raise OVERLOADED, DEADLINE, NOT_FOUND, UNAVAILABLE."""
 
+    def full(self, coming: int, timeout_s: float | None = None) -> OrchError | None:
+        """Return why a request would be refused behind `coming` others, where that is known before its message."""
+
     def release(self, admission: Any, /) -> None:
         """Give the place back."""
 
@@ -175,7 +180,8 @@ class GrpcServer:
             )
             for name, method in self._methods().items()
         }
-        server = CallServer(handlers, self._options(), most=self._max_concurrent_rpcs)
+        gates = {f"/{oip_messages.SERVICE}/ModelInfer": self._gate}
+        server = CallServer(handlers, self._options(), most=self._max_concurrent_rpcs, gates=gates)
         port = server.listen(self._address, self._tls)
         server.start()
         self._server = server
@@ -236,10 +242,25 @@ class GrpcServer:
                 failure = OrchError(Kind.INTERNAL, "internal error; the server's log has it")
             if infers:
                 self._errors.note("grpc", failure.kind)
-            told = contract.trailing(failure, contract.ids(_metadata(context)))
-            raise Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], told)
+            raise _refused(failure, context)
 
         return serve
+
+    def _gate(self, call: Any, coming: int) -> None:
+        """Refuse an inference before its message is read, where it is known already that it would be."""
+        try:
+            if self._token is not None:
+                _authorise(call, self._token())
+            if self._requests.on:
+                return  # whose log tells the model, which the message names
+            error = self._plane.full(coming, call.time_remaining())
+            if error is None and coming >= MAX_COMING:
+                error = OrchError(Kind.OVERLOADED, f"{coming} requests are on their way in, which is the most")
+        except OrchError as failure:
+            error = failure
+        if error is not None:
+            self._errors.note("grpc", error.kind)
+            raise _refused(error, call)
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
         metadata = _metadata(context)
@@ -343,6 +364,11 @@ class GrpcServer:
         request = grpc_infer.parse(oip_messages.ModelStatisticsRequest.FromString, data)
         found = self._plane.statistics(request.name or None, request.version or None)
         return oip_messages.ModelStatisticsResponse(model_stats=found)
+
+
+def _refused(failure: OrchError, context: Any) -> Refused:
+    told = contract.trailing(failure, contract.ids(_metadata(context)))
+    return Refused(STATUS[failure.kind], error_text(failure)[:MAX_DETAILS_CHARACTERS], told)
 
 
 def _plain(answer: Callable[[bytes], Any]) -> Method:

@@ -13,6 +13,7 @@ from orchestrator.scheduling.scheduler import (
     Batch,
     Cause,
     Limits,
+    Priority,
     Refusal,
     Scheduler,
     State,
@@ -92,6 +93,39 @@ def test_what_never_fits_is_not_told_to_come_back() -> None:
 
 def test_a_deadline_that_is_past_is_refused() -> None:
     assert refusal(Scheduler(Limits(1)), 5.0, deadline=5.0) is Cause.DEADLINE_PAST
+
+
+@pytest.mark.parametrize("waiting", range(12))
+def test_what_is_said_of_a_request_that_is_not_known_yet_is_what_admission_then_says(waiting: int) -> None:
+    limits = Limits(queue=8, slots=2, slo_s=0.06)
+    scheduler = Scheduler(limits, service_s=0.01)
+    for _ in range(waiting):
+        if isinstance(ticket := scheduler.admit(0.0, deadline=0.06), Ticket):
+            scheduler.queue(ticket, 0.0)
+            scheduler.next_batch(0.0)
+    full = scheduler.full(0.001, 0, deadline=0.061)
+    answer = scheduler.admit(0.001, deadline=0.061)
+    assert (full is None) == isinstance(answer, Ticket)
+    if full is not None:
+        assert full == answer
+
+
+def test_those_on_their_way_in_count_as_if_they_stood_before_it() -> None:
+    scheduler = Scheduler(Limits(queue=8, slots=2, slo_s=0.06), service_s=0.01)
+    room = next(coming for coming in range(100) if scheduler.full(0.0, coming, deadline=0.06) is not None)
+    for _ in range(room):
+        queued(scheduler, deadline=0.06)
+        scheduler.next_batch(0.0)
+    assert refusal(scheduler, deadline=0.06) is Cause.QUEUE_FULL
+
+
+def test_of_a_pool_with_several_classes_nothing_is_said_beforehand() -> None:
+    scheduler = Scheduler(Limits(queue=1, slots=1, slo_s=0.06), service_s=0.01)
+    queued(scheduler, deadline=0.06)
+    queued(scheduler, deadline=0.06)
+    assert scheduler.full(0.0, 0, deadline=0.06) is not None
+    scheduler.admit(0.0, deadline=0.06, priority=Priority.SHEDDABLE)
+    assert scheduler.full(0.0, 0, deadline=0.06) is None
 
 
 def test_draining_refuses_new_requests_and_finishes_the_admitted_ones() -> None:

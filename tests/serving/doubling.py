@@ -68,6 +68,9 @@ class DoublingPlane:
 
     models: dict[str, Signature] = field(default_factory=lambda: {**MODELS, "pair": PAIR})
     refusal: OrchError | None = None
+    no_room: OrchError | None = None
+    """What is told before a request's message is read."""
+    coming: list[int] = field(default_factory=list)
     hanging: set[str] = field(default_factory=set)
     held: int = 0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -125,6 +128,11 @@ class DoublingPlane:
         signature = self.signature(name, version)
         self.held += 1
         return signature
+
+    def full(self, coming: int, timeout_s: float | None = None) -> OrchError | None:
+        """Tell whether there is room."""
+        self.coming.append(coming)
+        return self.no_room
 
     def release(self, admission: Signature) -> None:
         """Give the place back."""

@@ -141,6 +141,39 @@ def test_calls_beyond_the_most_at_a_time_are_refused_and_leave_room_when_they_en
     run(scenario())
 
 
+def test_a_gate_ends_calls_before_their_message_and_knows_how_many_are_on_their_way_in() -> None:
+    async def scenario() -> None:
+        told: list[int] = []
+        loop, two = asyncio.get_running_loop(), asyncio.Event()
+
+        def gate(_call: Call, coming: int) -> None:
+            told.append(coming)
+            if len(told) == 2:
+                loop.call_soon_threadsafe(two.set)
+            if coming == 2:
+                raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("x-why", "gate"),))
+
+        server = CallServer({METHOD: echo}, [("grpc.so_reuseport", 0)], most=64, gates={METHOD: gate})
+        port = server.listen("127.0.0.1:0")
+        server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            silent = channel.stream_unary(METHOD)  # calls whose messages do not come
+            waiting = [silent() for _ in range(2)]
+            await two.wait()
+            third = silent()
+            assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert dict(await third.trailing_metadata())["x-why"] == "gate"
+            for call in waiting:
+                await call.write(b"x")
+                await call.done_writing()
+                assert await call == b"x"
+            assert await channel.unary_unary(METHOD)(b"y") == b"y"
+        await server.stop(0)
+        assert sorted(told) == [0, 0, 1, 2]
+
+    run(scenario())
+
+
 def test_what_a_handler_waits_for_may_raise_into_it() -> None:
     async def scenario() -> None:
         broken: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

@@ -444,3 +444,28 @@ def test_calls_under_way_are_answered_when_the_server_stops() -> None:
             assert service_pb2.ModelInferResponse.FromString(await answer).outputs[0].name == "y"
 
     asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
+
+
+def test_a_full_pool_refuses_before_the_message_comes_and_says_when_to_come_back(
+    running: Running, channel: grpc.Channel
+) -> None:
+    running.plane.no_room = OrchError(Kind.OVERLOADED, "full", retry_after_s=0.05, code="QUEUE_FULL")
+    never = threading.Event()
+    silent = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        silent(iter(lambda: never.wait(DEADLINE_S), None), timeout=DEADLINE_S)  # its message never comes
+    never.set()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
+    assert running.plane.timeouts == []  # nobody was asked for a place
+
+
+def test_a_caller_without_the_token_is_told_so_and_not_that_the_pool_is_full(loop: asyncio.AbstractEventLoop) -> None:
+    plane = DoublingPlane(no_room=OrchError(Kind.OVERLOADED, "full"))
+    for running in serve(loop, plane, token=lambda: ["secret"]):
+        with grpc.insecure_channel(running.address) as channel:
+            method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(grpc.RpcError) as caught:
+                method(b"", timeout=DEADLINE_S)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert plane.coming == []
