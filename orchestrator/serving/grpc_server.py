@@ -251,9 +251,11 @@ class GrpcServer:
         try:
             if self._token is not None:
                 _authorise(call, self._token())
+            if self._requests.on:
+                return  # whose log tells the model, which the message names
             given = contract.said(_metadata(call))
-            if self._requests.on or given.priority is not None:
-                return  # the log tells the model, which the message names; one of a higher class may make room
+            if given.priority is not None:
+                return  # one of a higher class may make room
             error = self._plane.full(coming, _shortest(call.time_remaining(), given.timeout_s))
             if error is None and coming >= MAX_COMING:
                 error = OrchError(Kind.OVERLOADED, f"{coming} requests are on their way in, which is the most")
