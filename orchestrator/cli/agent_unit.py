@@ -21,7 +21,7 @@ from orchestrator.serving import admin
 
 STEP_TIMEOUT_S = 90.0  # systemctl waits until the agent says that it is ready
 ANSWER_S = 2.0
-HOMES = ("/home/", "/root/")
+HOMES = tuple(f"/{folder}/" for folder in ("home", "root"))
 
 
 @dataclass(frozen=True, slots=True)
