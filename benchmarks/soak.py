@@ -179,7 +179,8 @@ def cancelled_calls(address: str) -> Callable[[], None]:
     def ask() -> None:
         ended, told = threading.Event(), []
 
-        def done(_result: Any, error: InferenceServerException | None) -> None:
+        def done(result: Any, error: InferenceServerException | None) -> None:  # tritonclient names them
+            del result
             told.append(error)
             ended.set()
 
