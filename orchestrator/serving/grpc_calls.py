@@ -44,6 +44,8 @@ ALREADY = 0.0
 """A deadline that has passed: take what is there."""
 FOREVER_S = 1e8
 """A call with more time than this has no deadline."""
+COMING_S = 1.0
+"""For which a call whose message does not come counts as one on its way in."""
 CANCEL_TIMEOUT_S = 5.0
 """For cancelled handlers to end when the server stops."""
 
@@ -70,11 +72,10 @@ class Refused(Exception):  # noqa: N818  a call's end, no fault
 class Call:
     """One call as its handler sees it."""
 
-    __slots__ = ("_call", "_details", "_metadata", "_trailing", "_watched", "gated", "handler", "message", "task")
+    __slots__ = ("_call", "_details", "_metadata", "_trailing", "_watched", "handler", "message", "task")
 
     def __init__(self, event: Any, handler: Handler) -> None:
         self.handler = handler
-        self.gated = False
         self.message: bytes | None = None
         self.task: asyncio.Task[None] | None = None
         self._call = event.call
@@ -152,12 +153,14 @@ class CallServer:
         *,
         most: int,
         gates: Mapping[str, Gate] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Store the parts; calls beyond `most` at a time are refused RESOURCE_EXHAUSTED.
 
         `gates` of methods decide before a call's message is read.
         """
         self._handlers = {name.encode(): handler for name, handler in handlers.items()}
+        self._clock = clock
         self._gates = {name.encode(): gate for name, gate in (gates or {}).items()}
         self._most = most
         self._queue = cygrpc.CompletionQueue()
@@ -169,9 +172,8 @@ class CallServer:
         self._armed = 0
         self._under_way = 0  # written by the polling thread only, as is the next
         self._closed = 0
-        self._let_in = 0  # through a gate
-        self._watched = 0  # written on the loop only, as is the next
-        self._come = 0  # of those let in
+        self._coming: dict[Call, float] = {}  # let in through a gate, and when: the message is not here yet
+        self._watched = 0  # written on the loop only
         self._stopping = False
         self._destroyed = False
         self._ending = threading.Lock()  # the core must not be destroyed under a call into it
@@ -253,6 +255,7 @@ class CallServer:
             if event.batch_operations[0].cancelled():
                 self._inbox.append(tag)
         else:
+            self._coming.pop(tag, None)
             tag.message = event.batch_operations[0].message()
             self._inbox.append(tag)
 
@@ -267,16 +270,25 @@ class CallServer:
             gate = self._gates.get(event.call_details.method)
             if gate is not None:
                 try:
-                    gate(call, self._let_in - self._come)
+                    gate(call, self._on_their_way())
                 except Refused as refused:
                     call.refuse(refused)
                     return
                 except Exception:  # noqa: BLE001  the boundary of this call
                     self._bug(call)
                     return
-                call.gated = True
-                self._let_in += 1
+                self._coming[call] = self._clock()
             call.receive()
+
+    def _on_their_way(self) -> int:
+        """Return how many gated calls are not handled yet; one that has not sent its message for long is none of them.
+
+        Else clients that begin calls and send nothing would fill a pool that is empty.
+        """
+        oldest = self._clock() - COMING_S
+        while self._coming and next(iter(self._coming.values())) < oldest:
+            del self._coming[next(iter(self._coming))]
+        return len(self._coming) + len(self._inbox)
 
     def _arm(self) -> None:
         try:
@@ -297,9 +309,7 @@ class CallServer:
                 if came.call.task is not None:
                     # Behind the task's own first step: what is cancelled before it never ends its call.
                     self._loop.call_soon(came.call.task.cancel)
-                continue
-            self._come += came.gated
-            if came.message is None:
+            elif came.message is None:
                 came.refuse(Refused(StatusCode.UNIMPLEMENTED, "the call takes one message"))
             else:
                 self._handle(came, came.message)

@@ -44,11 +44,11 @@ class Discard:
         except OSError:
             pass  # nothing more is there; what broke the connection, the transport will find
         finally:
-            self._await(kernel, min(left, WAKE_BYTES) or 1)
-            kernel.detach()
+            kernel.detach()  # the descriptor is the transport's
+        self._await(min(left, WAKE_BYTES) or 1)
         return count - left
 
-    def _await(self, kernel: socket.socket, count: int) -> None:
+    def _await(self, count: int) -> None:
         if count != self._awaited:
             self._awaited = count
-            kernel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from orchestrator.serving.grpc_calls import Call, CallServer, Handler, Refused
+from orchestrator.serving.grpc_calls import COMING_S, Call, CallServer, Handler, Refused
 
 DEADLINE_S = 20.0
 METHOD = "/test.Service/Call"
@@ -153,7 +153,9 @@ def test_a_gate_ends_calls_before_their_message_and_knows_how_many_are_on_their_
             if coming == 2:
                 raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("x-why", "gate"),))
 
-        server = CallServer({METHOD: echo}, [("grpc.so_reuseport", 0)], most=64, gates={METHOD: gate})
+        now = [0.0]
+        gates, clock = {METHOD: gate}, lambda: now[0]
+        server = CallServer({METHOD: echo}, [("grpc.so_reuseport", 0)], most=64, gates=gates, clock=clock)
         port = server.listen("127.0.0.1:0")
         server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -163,13 +165,15 @@ def test_a_gate_ends_calls_before_their_message_and_knows_how_many_are_on_their_
             third = silent()
             assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert dict(await third.trailing_metadata())["x-why"] == "gate"
+            now[0] = 2 * COMING_S  # who sends nothing for so long is no more counted, and may go on all the same
+            assert await channel.unary_unary(METHOD)(b"z") == b"z"
             for call in waiting:
                 await call.write(b"x")
                 await call.done_writing()
                 assert await call == b"x"
             assert await channel.unary_unary(METHOD)(b"y") == b"y"
         await server.stop(0)
-        assert sorted(told) == [0, 0, 1, 2]
+        assert told == [0, 1, 2, 0, 0]
 
     run(scenario())
 
