@@ -147,6 +147,21 @@ class Loop:
         spans = tuple(run.spans[ramp:])
         return Taken(max(1e-9, spans[-1].ended - since), spans)
 
+    def paced(self, seconds: float, pause_s: Callable[[float], float]) -> Taken:
+        """Run single inferences for `seconds` and at least one, a pause before each: `pause_s` of what the last took.
+
+        So they come to a pool that is idle: caches hold other data, and threads must be woken. Raise as `closed` does.
+        """
+        began = self._clock()
+        spans: list[Span] = []
+        took = self._usual_s
+        while not spans or self._clock() - began < seconds:
+            time.sleep(pause_s(took))
+            (span,) = self.closed(1, 0.0, least=1, limit_s=self._limit_s(0.0)).spans
+            spans.append(span)
+            took = span.ended - span.started
+        return Taken(max(1e-9, self._clock() - began), tuple(spans))
+
     def opened(self, concurrency: int, arrivals: Iterable[float], seconds: float) -> Taken:
         """Let requests of one row arrive (seconds from now, ascending) for `seconds`, whatever is under way."""
         began = self._clock()

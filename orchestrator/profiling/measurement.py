@@ -59,7 +59,7 @@ class Host(Facts):
 
 
 class Block(Facts):
-    """A short closed loop of one arm with `concurrency` inferences always under way."""
+    """A short closed loop of one arm with `concurrency` inferences always under way, or single ones with pauses."""
 
     arm: str
     """Key of the arm."""
@@ -71,6 +71,8 @@ class Block(Facts):
     service_s: tuple[float, ...]
     """Seconds of each inference from its start to its end, in order."""
     host: Host = Host()
+    paced: bool = False
+    """Each inference came after a pause, to an idle machine: so does a request that finds the pool idle."""
     rate_per_s: float | None = None
     """Of an open block: requests that arrived a second (poisson), with at most `concurrency` inferences under way."""
     latency_s: tuple[float, ...] = ()

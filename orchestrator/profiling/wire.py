@@ -32,11 +32,12 @@ class ToCompile(Line):
 
 
 class ToRun(Line):
-    """One block to be run: a closed loop, or with `rate_per_s` an open one."""
+    """One block to be run: a closed loop, single inferences with pauses, or with `rate_per_s` an open loop."""
 
     concurrency: int
     seconds: float
     round: int = 0
+    paced: bool = False
     rate_per_s: float | None = None
     seed: int = 0
 

@@ -55,6 +55,16 @@ def test_a_compiled_arm_is_read_back_and_its_blocks_hold_what_ran(bench: BenchCh
         assert 0 <= block.host.foreign <= 1
 
 
+def test_a_paced_block_says_so_and_runs_one_at_a_time(bench: BenchChild, model: Path) -> None:
+    compiled(bench, model, an_arm())
+    block = bench.block(ToRun(concurrency=1, seconds=0.1, paced=True), TIMEOUT_S)
+    assert (block.paced, block.concurrency) == (True, 1)
+    assert block.completed >= len(block.service_s) > 0
+    assert sum(block.service_s) < block.seconds, "the pauses are the rest"
+    with pytest.raises(OrchError, match="one inference is under way at a time"):
+        bench.block(ToRun(concurrency=2, seconds=0.1, paced=True), TIMEOUT_S)
+
+
 def test_an_open_block_has_latencies_from_its_schedule(bench: BenchChild, model: Path) -> None:
     compiled(bench, model, an_arm())
     block = bench.block(ToRun(concurrency=2, seconds=0.3, rate_per_s=100.0, seed=5), TIMEOUT_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from orchestrator.backend.base import Array, CompileRequest
@@ -47,6 +49,32 @@ def test_a_slow_model_runs_each_inference_twice_at_least() -> None:
     loop = a_loop(2, service_s=0.05)
     loop.start("m")
     assert len(loop.closed(2, 0.001).spans) >= 2
+
+
+def test_paced_inferences_come_one_at_a_time_each_after_its_pause() -> None:
+    """Seen to fail without the pauses: each began when the one before had ended."""
+    loop = a_loop(2)
+    loop.start("m")
+    taken = loop.paced(0.2, lambda _took: 0.01)
+    assert 2 <= len(taken.spans) <= 0.2 / (0.01 + SERVICE_S) + 1
+    between = [later.started - earlier.ended for earlier, later in itertools.pairwise(taken.spans)]
+    assert min(between) >= 0.01
+    assert all(span.ended - span.started >= SERVICE_S * 0.9 for span in taken.spans)
+
+
+def test_a_paced_run_of_no_time_still_infers_once() -> None:
+    loop = a_loop(1)
+    loop.start("m")
+    assert len(loop.paced(0.0, lambda _took: 0.0).spans) == 1
+
+
+def test_a_pause_follows_from_what_the_last_inference_took() -> None:
+    loop = a_loop(1)
+    loop.start("m")
+    told: list[float] = []
+    loop.paced(0.1, lambda took: told.append(took) or 0.0)  # type: ignore[func-returns-value]
+    assert len(told) > 5
+    assert all(SERVICE_S * 0.9 <= took < 10 * SERVICE_S for took in told[1:])
 
 
 def test_an_open_loop_takes_latency_from_the_schedule() -> None:
