@@ -1,14 +1,16 @@
 """How much an arm can take: the largest arrival rate at which the SLO holds, by simulating the pool that will serve.
 
 The pool's own scheduler is driven on a virtual clock with measured service times, each drawn by how many others run
-when it starts: who has waited always starts beside others. What the closed loop of a profile cannot show is put in by
-two corrections, each learned where it can be seen:
+when it starts, or of those after a pause where it finds the pool idle: who has waited always starts beside others.
+What the loops of a profile cannot show is put in by two corrections, each learned where it can be seen:
 
-- `front_end_s`: CPU time of the server for each request. While all cores compute, it takes its time from one of them;
-  an inference spread over all cores then waits at every layer for the slower one, an inference on one core of two
-  only when the front end happens to fall on its own core, and not at all while another core idles. So the service
-  time grows by 1 / (1 - rate x front_end_s x share of the cores x chance that no core idles).
+- `front_end_s`: CPU time of the server for each request, for which each waits itself. And while all cores compute, it
+  takes its time from one of them; an inference spread over all cores then waits at every layer for the slower one, an
+  inference on one core of two only when the front end happens to fall on its own core, and not at all while another
+  core idles. So the service time grows by 1 / (1 - rate x front_end_s x share of the cores x chance that none idles).
 - `inflation`: observed over predicted service time, from a proof that went otherwise than predicted.
+- `stretch`: observed over predicted latency, from a proof that held. Beside a server and its callers threads wait for a
+  processor again and again, which takes time and no capacity.
 """
 
 from __future__ import annotations
@@ -35,17 +37,20 @@ REQUESTS_MANY = 48_000
 LATE_FEW = 10  # late requests that say little
 STEP_ROUGH = 1.06
 STEP = 1.01  # the factor between rates that are told apart
+HALVINGS = 30
 RESAMPLES = 40  # for the interval: its ends are the second-lowest and second-highest five percent
 SIMULATION_ERROR = 0.025  # of a capacity: the spread over seeds of the arrivals (tests/planner/test_capacity.py)
 STALL_MAX = 0.5  # the front end cannot take more of an inference's cores than a fair scheduler would give it
 INFLATION_MIN, INFLATION_MAX = 0.8, 4.0  # what a proof may teach: beyond, something else is wrong
+STRETCH_MAX = 4.0  # likewise; less than 1 is chance
+STRETCH_SEEN_AT = (0.9, 0.95, 0.99)  # of the answers: nearer to the middle most did not wait
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """What is known of an arm's service times, in seconds.
 
-    `alone_s`: of single inferences; `busy_s`: with all `slots` taken, one tuple for each block that was measured.
+    `alone_s`: of inferences that find the pool idle; `busy_s`: with all `slots` taken, one tuple for each block.
     `cores_share`: part of the cores that one inference computes on, 0 where it is not on the CPU.
     """
 
@@ -56,6 +61,7 @@ class Service:
     cores_share: float = 0.0
     front_end_s: float = 0.0
     inflation: float = 1.0
+    stretch: float = 1.0
     streams_s: tuple[float, ...] = ()
     """With one slot less than all taken, where the last one only waits for a stream."""
 
@@ -73,6 +79,10 @@ class Service:
     def most_per_s(self) -> float:
         """Return the requests a second that it serves when all slots are taken and every batch is full."""
         return self.slots * self.rows / self.mean_s
+
+    def latency_s(self, fate: Fate) -> float:
+        """Return the latency of a request as its caller sees it, infinite where it was refused or dropped."""
+        return self.stretch * (self.front_end_s + fate.latency_s) if fate.cause is None else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,7 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
     result. Above 0.9 of the throughput nothing is planned. Closed callers: the throughput with as many of them as hold
     the SLO. Nor is more planned than the front end can take in.
     """
+    need = _in_the_pool(service, need)
     find = _closed_capacity if need.arrivals == "closed" else _open_capacity
     per_s = find(service, need, seed)
     low, high = _interval(service, need, seed)
@@ -124,12 +135,17 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
     )
 
 
+def _in_the_pool(service: Service, need: Need) -> Need:
+    """Return what is left of the SLO for the pool, when the server has received the request and will answer it."""
+    return replace(need, latency_s=max(0.0, need.latency_s / service.stretch - service.front_end_s))
+
+
 def _open_capacity(service: Service, need: Need, seed: int) -> float:
     """Return what many requests say by the quick simulation, as strict as the scheduler itself is with fewer."""
     if quantile(service.alone_s, need.share) * service.inflation > need.latency_s:
         return 0.0
     few, many = (_drawn(service, need.arrivals, count, seed) for count in (REQUESTS_FEW, REQUESTS_MANY))
-    ceiling = LOAD_MAX * few.most_per_s
+    ceiling = LOAD_MAX * few.served_per_s
     rough = boundary(lambda rate: _quickly_holds(few, need, rate), ceiling / 2, ceiling, STEP_ROUGH)
     if not rough:
         return 0.0
@@ -235,6 +251,17 @@ class _Drawn:
         """Return the requests a second that it serves when all slots are taken and every batch is full."""
         return self.service.slots * self.service.rows / self.mean_s
 
+    @property
+    def served_per_s(self) -> float:
+        """Return the rate at which, with what the front end takes of the cores, no slot is ever free."""
+        low, high, places = 0.0, self.most_per_s, self.service.slots * self.service.rows
+        if self.service.front_end_s == 0:
+            return high
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if middle * self.busy_s * self.slow(middle) <= places else (low, middle)
+        return low
+
     def arrivals(self, rate_per_s: float) -> list[float]:
         """Return when the requests arrive at a rate."""
         return [at / rate_per_s for at in self.at]
@@ -317,8 +344,7 @@ def latency_at(
 ) -> float:
     """Return the predicted latency at a rate in seconds, infinite where so many are refused or dropped."""
     fates = simulated(service, need, rate_per_s, REQUESTS, seed=seed)
-    latencies = [fate.latency_s if fate.cause is None else math.inf for fate in fates]
-    return quantile(latencies, need.share if percentile is None else percentile / 100)
+    return quantile([service.latency_s(fate) for fate in fates], need.share if percentile is None else percentile / 100)
 
 
 def simulated(service: Service, need: Need, rate_per_s: float, count: int, *, seed: int = 1) -> list[Fate]:
@@ -378,7 +404,7 @@ def observed_inflation(
         fates = simulated(
             replace(service, inflation=service.inflation * factor), need, rate_per_s, REQUESTS_FEW, seed=seed
         )
-        answered = [fate.latency_s for fate in fates if fate.cause is None] or [math.inf]
+        answered = [service.latency_s(fate) for fate in fates if fate.cause is None] or [math.inf]
         return (
             sum(math.log(quantile(answered, share) / value) for share, value in zip((0.5, 0.9), seen, strict=True)) > 0
         )
@@ -388,6 +414,21 @@ def observed_inflation(
         middle = math.sqrt(low * high)
         low, high = (low, middle) if slower_than_seen(middle) else (middle, high)
     return math.sqrt(low * high)
+
+
+def observed_stretch(
+    service: Service, need: Need, rate_per_s: float, latency_s: Sequence[float], *, seed: int = 1
+) -> float:
+    """Return by what the latencies of the answered are longer than simulated ones, at the tail; 1 where they are not.
+
+    The mean of the logarithms at several quantiles, of which each alone is as noisy as its few samples.
+    """
+    fates = simulated(replace(service, stretch=1.0), need, rate_per_s, REQUESTS, seed=seed)
+    expected = [replace(service, stretch=1.0).latency_s(fate) for fate in fates if fate.cause is None]
+    if not expected:
+        return 1.0
+    ratios = [math.log(quantile(latency_s, share) / quantile(expected, share)) for share in STRETCH_SEEN_AT]
+    return min(STRETCH_MAX, max(1.0, math.exp(_mean(ratios))))
 
 
 def _interval(service: Service, need: Need, seed: int) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from orchestrator.planner.capacity import Need, quantile, simulated
@@ -31,24 +30,25 @@ def curve(
     cpus: int,
     arms: int,
     inflation: float = 1.0,
+    stretch: float = 1.0,
     front_end_s: float = 0.0,
 ) -> tuple[Point, ...]:
     """Return latency at the percentile for rising Poisson rates, up to the first above `ceiling_s`; at least three.
 
     Empty without service times. `cpus` are the cores that the arm was given; `arms` are drawn together and share the
-    work; `inflation` is what a proof taught, `front_end_s` the server's CPU time for each request. All rates share
-    their chance, so that the curve is smooth. A batch takes as long as a full one.
+    work; `inflation` and `stretch` are what a proof taught, `front_end_s` the server's CPU time for each request. All
+    rates share their chance, so that the curve is smooth. A batch takes as long as a full one.
     """
     if not any(block.service_s for block in profile.blocks):
         return ()
-    service = service_of(profile, cpus=cpus, front_end_s=front_end_s, inflation=inflation)
+    service = service_of(profile, cpus=cpus, front_end_s=front_end_s, inflation=inflation, stretch=stretch)
     need = Need(latency_s=ceiling_s, percentile=percentile, queue_limit=_NO_LIMIT)
     count = max(REQUESTS_MIN, min(REQUESTS_MAX, REQUESTS_IN_ALL // (len(BUSY) * max(1, arms))))
     points: list[Point] = []
     for share in BUSY:
         rate_per_s = share * service.most_per_s
         fates = simulated(service, need, rate_per_s, count)
-        latency_s = quantile([fate.latency_s if fate.cause is None else math.inf for fate in fates], need.share)
+        latency_s = quantile([service.latency_s(fate) for fate in fates], need.share)
         points.append(Point(rate_per_s, max(latency_s, points[-1].latency_s if points else 0.0)))
         if latency_s > ceiling_s and len(points) >= POINTS_MIN:
             break

@@ -26,6 +26,8 @@ class Rejected(Frozen):
     """Of the compiled model; None where it was not compiled."""
     service_s: float | None = None
     """Median of one inference with all requests in flight."""
+    alone_s: float | None = None
+    """Median of one inference that finds the pool idle."""
     per_s: float | None = None
     """Closed-loop throughput in rows a second."""
     inflation: float = 1.0
@@ -45,7 +47,7 @@ class Decision(Frozen):
     """Median of one inference with all requests in flight."""
     service_p99_s: float
     alone_s: float
-    """Median of one inference that runs alone: the floor of any latency."""
+    """Median of one inference that finds the pool idle: the floor of any latency."""
     per_s: float
     """Closed-loop throughput in rows a second."""
     verdict: Verdict
@@ -53,6 +55,8 @@ class Decision(Frozen):
     """Why it is that verdict, in one line."""
     inflation: float = 1.0
     """By what the capacity takes service times to be longer than measured, because a proof showed it."""
+    stretch: float = 1.0
+    """By what capacities take latencies to be longer than service times explain, because the proof showed it."""
     proof: Proof | None = None
     floor_s: float | None = None
     """The lowest latency at the SLO's percentile that any arm reached unloaded."""

@@ -17,9 +17,15 @@ def clean(blocks: Sequence[Block]) -> tuple[Block, ...]:
     return tuple(block for block in blocks if not block.host.tainted()) or tuple(blocks)
 
 
-def at(profile: ArmProfile, concurrency: int) -> tuple[Block, ...]:
-    """Return the blocks with so many inferences under way that hold any."""
-    return tuple(block for block in profile.blocks if block.concurrency == concurrency and block.service_s)
+def at(profile: ArmProfile, concurrency: int, *, paced: bool = False) -> tuple[Block, ...]:
+    """Return the closed loops with so many inferences under way that hold any; with `paced` those with pauses."""
+    found = (block for block in profile.blocks if block.service_s and block.paced == paced)
+    return tuple(block for block in found if block.concurrency == concurrency)
+
+
+def _fullest(profile: ArmProfile) -> int | None:
+    """Return the most inferences under way in any closed loop, None where there is none."""
+    return max((block.concurrency for block in profile.blocks if block.service_s and not block.paced), default=None)
 
 
 def slots_of(profile: ArmProfile) -> int:
@@ -29,13 +35,15 @@ def slots_of(profile: ArmProfile) -> int:
 
 def busy_blocks(profile: ArmProfile) -> tuple[Block, ...]:
     """Return the clean blocks with all requests under way; the fullest there are, if there are none."""
-    most = max((block.concurrency for block in profile.blocks if block.service_s), default=1)
+    most = _fullest(profile)
+    if most is None:
+        return clean(at(profile, 1, paced=True))
     return clean(at(profile, min(most, slots_of(profile))) or at(profile, most))
 
 
 def alone_blocks(profile: ArmProfile) -> tuple[Block, ...]:
-    """Return the clean blocks with one inference at a time; busy ones where there are none."""
-    return clean(at(profile, 1)) or busy_blocks(profile)
+    """Return the clean blocks with one inference at a time, such with pauses rather than without, else busy ones."""
+    return clean(at(profile, 1, paced=True) or at(profile, 1)) or busy_blocks(profile)
 
 
 def service_of(
@@ -44,6 +52,7 @@ def service_of(
     cpus: int,
     front_end_s: float = 0.0,
     inflation: float = 1.0,
+    stretch: float = 1.0,
     factors: Mapping[int, float] | None = None,
 ) -> Service:
     """Return the arm's service times for prediction; `factors` by round put all rounds on one footing."""
@@ -62,6 +71,7 @@ def service_of(
         cores_share=_cores_share(profile, cpus),
         front_end_s=front_end_s,
         inflation=inflation,
+        stretch=stretch,
         streams_s=tuple(value for block in samples(clean(at(profile, slots - 1))) for value in block) if spare else (),
     )
 
@@ -75,12 +85,9 @@ def _cores_share(profile: ArmProfile, cpus: int) -> float:
 
 def is_whole(profile: ArmProfile, too_slow_s: float) -> bool:
     """Tell whether the arm was seen with all requests under way, or need not be: alone it takes too long already."""
-    seen = [block for block in profile.blocks if block.service_s]
-    if not seen:
+    if not any(block.service_s for block in profile.blocks):
         return False
-    return max(block.concurrency for block in seen) >= slots_of(profile) or (
-        median_s(alone_blocks(profile)) > too_slow_s
-    )
+    return (_fullest(profile) or 0) >= slots_of(profile) or median_s(alone_blocks(profile)) > too_slow_s
 
 
 def unloaded_s(profile: ArmProfile, share: float) -> dict[int, float]:
@@ -119,8 +126,7 @@ def ambient(profiles: Sequence[ArmProfile]) -> bool:
 def round_factors(anchor: ArmProfile) -> dict[int, float]:
     """Return by what to multiply the times of a round so that the anchor is as fast in each as in the median one."""
     rounds: dict[int, list[float]] = {}
-    most = max((block.concurrency for block in anchor.blocks if block.service_s), default=1)
-    for block in at(anchor, most):
+    for block in at(anchor, _fullest(anchor) or 1):
         rounds.setdefault(block.round, []).append(statistics.median(block.service_s))
     medians = {number: statistics.fmean(values) for number, values in rounds.items()}
     usual = statistics.median(medians.values()) if medians else 1.0

@@ -8,6 +8,7 @@ from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
 TIE_MAX = 0.05  # relative; larger differences are never called a tie, however noisy the machine
+STRETCH_SAID = 1.05
 FRONT_END_SAID = 0.02  # of the cores: less is not worth a sentence
 _STEPS = 30  # of a bisection: far below what is printed
 
@@ -86,6 +87,8 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     carries = f"predicted to carry {interval(decision.capacity)} with {_promise(slo)}"
     if abs(decision.inflation - 1) > 0.005:
         carries += f", now that a run showed it to take {decision.inflation:.2f} times as long"
+    if decision.stretch > STRETCH_SAID:
+        carries += f", counting that answers took {decision.stretch:.2g} times as long in the run as inferences explain"
     return f"{where}, chosen of {tried} measured{took}: {carries}."
 
 
@@ -106,10 +109,10 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
     if mine is None or theirs is None or mine == theirs:
         return ""
     if mine > theirs:
-        gain = other.service_s / decision.alone_s
+        gain = other.service_s / decision.service_s
         busy = "while all streams are busy"
         return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} {busy}."
-    gain = decision.alone_s / other.service_s
+    gain = decision.alone_s / (other.alone_s or other.service_s)
     text = f"{_counted(theirs, 'thread')} run one inference only {gain:.2f} times as fast as {_few(mine)}"
     needed = _needed(decision, slo, other.streams or 1)
     if needed is None or needed <= gain:

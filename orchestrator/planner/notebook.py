@@ -9,10 +9,18 @@ from dataclasses import replace
 from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, simplicity
-from orchestrator.planner.capacity import LOAD_MAX, Need, Service, capacity, observed_inflation, quantile
+from orchestrator.planner.capacity import (
+    LOAD_MAX,
+    Need,
+    Service,
+    capacity,
+    observed_inflation,
+    observed_stretch,
+    quantile,
+)
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.explain import duration, rate
-from orchestrator.planner.steps import Measured, Question
+from orchestrator.planner.steps import Measure, Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 
 TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the machine
@@ -21,6 +29,7 @@ TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the
 # Served, batches that were predicted to carry up to a fifth more carried less than single rows (docs/adr/0008).
 BATCH_TIE = 0.20
 ENOUGH_ANSWERS = 20  # of a proof, to learn from their latencies
+STRETCH_ANSWERS = 150  # to learn from their tail
 DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not explain
 WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
 SEEN = 2  # rounds after which a median above it is none
@@ -37,8 +46,9 @@ class Notebook:
         self._out: dict[str, tuple[Arm, str]] = {}
         self._pruned: set[str] = set()
         self._inflation: dict[str, float] = {}
+        self._stretch = 1.0
         self._proofs: dict[str, list[Proof]] = {}
-        self._capacities: dict[tuple[str, int, int, float], Capacity] = {}
+        self._capacities: dict[tuple[str, int, int, float, float], Capacity] = {}
 
     # What is known.
 
@@ -72,9 +82,10 @@ class Notebook:
         """Return the arms that have blocks."""
         return [profile.arm for profile in self._profiles.values()]
 
-    def lacks(self, arm: Arm, concurrency: int) -> bool:
-        """Tell whether the arm never had a quiet block with so many under way."""
-        return all(block.host.tainted() for block in evidence.at(self._profiles[arm.key], concurrency))
+    def lacks(self, step: Measure) -> bool:
+        """Tell whether the arm never had a quiet block under such a load."""
+        alike = evidence.at(self._profiles[step.arm.key], step.concurrency, paced=step.paced)
+        return all(block.host.tainted() for block in alike)
 
     def has(self, arm: Arm) -> bool:
         """Tell whether the arm was measured."""
@@ -101,7 +112,7 @@ class Notebook:
         return evidence.median_s(evidence.busy_blocks(self._profiles[arm.key]))
 
     def alone_median_s(self, arm: Arm) -> float:
-        """Return the median time of an inference that runs alone."""
+        """Return the median time of an inference that finds the pool idle."""
         return evidence.median_s(evidence.alone_blocks(self._profiles[arm.key]))
 
     def most_per_s(self, arm: Arm) -> float:
@@ -116,6 +127,7 @@ class Notebook:
             cpus=self.question.cpus,
             front_end_s=self.question.front_end_s,
             inflation=self._inflation.get(arm.key, 1.0),
+            stretch=self._stretch,
             factors=self._factors(profile),
         )
 
@@ -131,7 +143,7 @@ class Notebook:
         anchor = self.anchor
         blocks = len(self._profiles[arm.key].blocks)
         footing = len(self._profiles[anchor.key].blocks) if anchor and self._factors(self._profiles[arm.key]) else 0
-        known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0))
+        known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0), self._stretch)
         if known not in self._capacities:
             self._capacities[known] = capacity(self.service(arm), self._need, seed=self.question.seed)
         return self._capacities[known]
@@ -276,8 +288,16 @@ class Notebook:
             return (1 - (max(tie, BATCH_TIE) if batched and arm.batch == 1 else tie)) * most
 
         tied = [arm for arm in arms if self.capacity(arm).per_s >= least(arm)]
+        tied = [self._without_vain_spare(arm, arms) for arm in tied]
         tied = [arm for arm in tied if arm.batch == 1] or tied
         return min(tied, key=lambda arm: (simplicity(arm)[:3], -self.capacity(arm).per_s, self._memory(arm), arm.name))
+
+    def _without_vain_spare(self, arm: Arm, arms: Sequence[Arm]) -> Arm:
+        """Return the arm without its spare request, which waits out of our hands, unless that helps for sure."""
+        base = next((each for each in arms if each.requests is None and each.compiled_key == arm.compiled_key), None)
+        if arm.requests is None or base is None:
+            return arm
+        return arm if self.capacity(arm).low_per_s >= self.capacity(base).per_s else base
 
     def _memory(self, arm: Arm) -> int:
         return self._profiles[arm.key].memory_bytes or 0
@@ -316,8 +336,13 @@ class Notebook:
         return set(self._proofs)
 
     def learn(self, arm: Arm, proof: Proof) -> None:
-        """Note a proof; a rejected one slows the prediction down, for the others by the root of it."""
+        """Note a proof, and learn how long answers take when served.
+
+        A rejected one slows the prediction down, for the other arms by the root of it.
+        """
         self._proofs.setdefault(arm.key, []).append(proof)
+        if proof.verdict == "verified" and len(proof.latency_s) >= STRETCH_ANSWERS:
+            self._stretch = observed_stretch(self.service(arm), self._need, proof.rate_per_s, proof.latency_s)
         if proof.verdict != "rejected":
             return
         for key in self._pruned:  # what they could not beat is not what it seemed
@@ -413,6 +438,7 @@ class Notebook:
             verdict=verdict,
             reason=reason,
             inflation=self._inflation.get(arm.key, 1.0),
+            stretch=self._stretch,
             proof=proof,
             floor_s=min(self._floor_s(each) for each in self.measured()) if self.question.need else None,
             rejected=self._rejected(arm, predicted),
@@ -439,6 +465,7 @@ class Notebook:
             capacity=own,
             streams=self._profiles[arm.key].actual.streams,
             service_s=self.median_s(arm),
+            alone_s=self.alone_median_s(arm),
             per_s=evidence.rows_per_s(self._profiles[arm.key]),
             inflation=self._inflation.get(arm.key, 1.0),
         )

@@ -18,6 +18,7 @@ class Times:
     """The service time of each inference, by its number and by how many others run when it starts, in seconds."""
 
     alone: Sequence[float]
+    """Of one that finds the pool idle."""
     busy: Sequence[float]
     """With all slots taken."""
     meets: Sequence[float]
@@ -27,8 +28,10 @@ class Times:
     streams: Sequence[float] = ()
     """With all streams taken, where one slot more only waits; empty where there is none."""
 
-    def __call__(self, number: int, _rows: int, beside: int) -> float:
+    def __call__(self, number: int, _rows: int, beside: int | None) -> float:
         """Return the seconds; beside some of the others it is that of a busy one about as often as those are."""
+        if beside is None:
+            return self.alone[number]
         if beside >= self.others:
             return self.busy[number]
         if not beside:
@@ -119,10 +122,10 @@ def _lone(pool: Pool, times: Times) -> Callable[[int, float, Sequence[float]], f
     """Return what gives the seconds of an inference that finds a slot free, by how many of the others run."""
     slow, alone, busy = pool.slow, times.alone, times.busy
     if pool.slots == 1:
-        return lambda number, _at, _free: slow * busy[number]
+        return lambda number, _at, _free: slow * alone[number]
     if pool.slots == 2:
         return lambda number, at, free: slow * (busy if free[1] > at else alone)[number]
-    return lambda number, at, free: slow * times(number, 1, sum([ends > at for ends in free]))
+    return lambda number, at, free: slow * times(number, 1, sum([ends > at for ends in free]) or None)
 
 
 def _starts(pool: Pool, arrived: Sequence[float]) -> deque[float]:

@@ -148,6 +148,7 @@ class _Machine:
             completed=len(service),
             service_s=tuple(service),
             host=host,
+            paced=ask.paced,
         )
         return Measured(block, entry.actual, entry.compile_s, entry.memory_bytes)
 
@@ -167,10 +168,11 @@ class _Machine:
             service = replace(self._table.service(ask.arm), inflation=slow)
             fates = simulated(service, ask.need, ask.rate_per_s, ask.test.block, seed=self._chance.randrange(2**31))
             for fate in fates:
-                missed = fate.cause is not None or fate.latency_s > ask.need.latency_s
+                latency_s = service.latency_s(fate)
+                missed = latency_s > ask.need.latency_s
                 state = step(ask.test, state, Outcome(sent_s + fate.arrived, blocks, missed))
                 refused += fate.cause is not None
-                latencies += [fate.latency_s] if fate.cause is None else []
+                latencies += [latency_s] if fate.cause is None else []
                 if verdict(ask.test, state) is not None or sent_s + fate.arrived > ask.seconds:
                     sent_s += fate.arrived
                     break

@@ -263,7 +263,14 @@ def _series(
         ceiling_s, inflation = _ceiling_s(model), found.inflation
         own_s = model.decision.front_end_s or FRONT_END_S
         points = curve(
-            profile, percentile, ceiling_s, cpus=model.cpus, arms=arms, inflation=inflation, front_end_s=own_s
+            profile,
+            percentile,
+            ceiling_s,
+            cpus=model.cpus,
+            arms=arms,
+            inflation=inflation,
+            stretch=model.decision.stretch,
+            front_end_s=own_s,
         )
     return Series(number, found.arm.name, f"{ident}-arm-{number}", points, found.capacity)
 

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from random import Random
 
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key, with_spare
-from orchestrator.planner.capacity import LOAD_MAX
+from orchestrator.planner.capacity import LOAD_MAX, Need
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.explain import rate
 from orchestrator.planner.notebook import BATCH_TIE, Notebook
 from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
-from orchestrator.planner.verdict import BLOCKS, the_test
+from orchestrator.planner.verdict import Test, the_test
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
 
@@ -43,9 +44,11 @@ BLOCK_S, BLOCK_MAX_S = 0.5, 1.5
 BLOCK_INFERENCES = 25  # that a block should hold: the median of a block then has a tenth of its spread
 STEP_OVERHEAD_S = 0.3  # of a block: warming up again, and asking
 PROOF_START_S = 3.0  # until the worker that is proved serves
+DECIDING_S = 1.5  # of the budget, for predicting and for ending a worker: what begins within it shall end within it
 PROOF_SPARE = 1.5  # times the requests that suffice when none is late: room for one that is, and for chance
 PROOF_LEAST_S = 1.0  # less shows nothing
 PROOF_GAP_S = 0.2
+PROOF_BLOCKS = 5  # a machine is faster and slower from second to second: a yes must have seen some of that
 BATCH_PROBE = 4
 # Rows x D(1) / D(rows) of the probe. Where each row adds as much as the next, less means that no batch, however large,
 # brings the quarter more throughput for which one is taken.
@@ -99,8 +102,8 @@ class Search:
     def progress(self) -> str:
         """Return in a few words what is being tried, for people."""
         match self.next():
-            case Measure(arm, concurrency, _, number):
-                return f"round {number + 1}: {arm.name}, {concurrency} in flight"
+            case Measure(arm, _, _, number) as step:
+                return f"round {number + 1}: {arm.name}, {step.load}"
             case Verify(arm, per_s):
                 return f"proving {arm.name} at {rate(per_s)}"
             case Finish():
@@ -194,14 +197,17 @@ class Search:
         question = self.question
         if question.need is None:
             return 0.0
-        fewest = the_test(question.need.percentile, 0.0, strict=question.strict).fewest
+        test = self._test(question.need, 0.0)
         rate = question.rate_per_s or max(self.notes.likely_rate(), 1e-9)
         start_s = PROOF_START_S + self._longest_compile_s()
-        return min(0.5 * question.budget_s, start_s + PROOF_SPARE * fewest / rate + BLOCKS * PROOF_GAP_S)
+        return min(0.5 * question.budget_s, start_s + PROOF_SPARE * test.fewest / rate + test.blocks * PROOF_GAP_S)
+
+    def _test(self, need: Need, service_s: float) -> Test:
+        return the_test(need.percentile, service_s, blocks=PROOF_BLOCKS, strict=self.question.strict)
 
     def _first_blocks(self, arm: Arm) -> Asking:
         """Compile the arm with its first block, one inference at a time; then all requests at once."""
-        if not (yield from self._block(Measure(arm, 1, BLOCK_S, 0))):
+        if not (yield from self._block(Measure(arm, 1, BLOCK_S, 0, paced=True))):
             return False
         twin = self.notes.made_the_same(arm)
         if twin is not None:
@@ -210,10 +216,13 @@ class Search:
         return (yield from self._busy_block(arm, 0))
 
     def _busy_block(self, arm: Arm, number: int) -> Asking:
-        slots = self.notes.slots(arm)
-        if slots == 1 or self.notes.too_slow(arm):
+        if self.notes.too_slow(arm):
             return True
-        return (yield from self._block(self._measure(arm, slots, number)))
+        return (yield from self._block(self._measure(arm, self.notes.slots(arm), number)))
+
+    def _alone(self, arm: Arm, number: int) -> Measure:
+        """Return a block of single inferences; the pauses take two thirds of it."""
+        return replace(self._measure(arm, 1, number), paced=True)
 
     def _measure(self, arm: Arm, concurrency: int, number: int) -> Measure:
         """Return a block long enough for its figures, within reason."""
@@ -246,19 +255,19 @@ class Search:
             return False
         if all(self.notes.too_slow(arm) for arm in arms):
             for arm in arms:  # another look each, and it is known that the SLO cannot be held
-                yield from self._block(self._measure(arm, 1, number))
+                yield from self._block(self._alone(arm, number))
             return True
         Random(f"{self.question.seed}/{number}").shuffle(arms)
         yield from self._anchor_block(anchor, number)
         for arm in arms:
-            if (yield from self._block(self._measure(arm, 1, number))):
+            if (yield from self._block(self._alone(arm, number))):
                 yield from self._busy_block(arm, number)
         yield from self._anchor_block(anchor, number)
         return (yield from self._ask_again())
 
     def _round_s(self, arms: Sequence[Arm]) -> float:
         """Return how long a round of these arms takes."""
-        steps = [self._measure(arm, count, 0) for arm in arms for count in {1, self.notes.slots(arm)}]
+        steps = [step for arm in arms for step in (self._alone(arm, 0), self._measure(arm, self.notes.slots(arm), 0))]
         return sum(step.seconds + self._overhead_s for step in steps)
 
     def _anchor_block(self, anchor: Arm, number: int) -> Asking:
@@ -283,7 +292,7 @@ class Search:
         notes = self.notes
         if notes.is_out(step.arm) or notes.never_quiet or notes.is_far_too_slow(step.arm):
             return False
-        return not notes.ambient or notes.lacks(step.arm, step.concurrency)
+        return not notes.ambient or notes.lacks(step)
 
     def _drop_infeasible(self) -> None:
         for arm in self.notes.contenders():
@@ -350,7 +359,7 @@ class Search:
             return True
         for number in (ROUNDS, ROUNDS + 1):
             first = number == ROUNDS
-            step = Measure(arm, 1, BLOCK_MAX_S, number) if first else self._measure(arm, 1, number)
+            step = Measure(arm, 1, BLOCK_MAX_S, number, paced=True) if first else self._alone(arm, number)
             if not (yield from self._block(step)):
                 return False
             if self.notes.too_slow(arm):
@@ -453,12 +462,12 @@ class Search:
     def _proof_of(self, arm: Arm, number: int) -> Verify:
         question, notes = self.question, self.notes
         assert question.need is not None
-        test = the_test(question.need.percentile, notes.service(arm).mean_s, strict=question.strict)
+        test = self._test(question.need, notes.service(arm).mean_s)
         rate, gap_s = self._proof_rate(arm), max(PROOF_GAP_S, test.episode_s)
-        seconds = question.budget_s - notes.seconds - PROOF_START_S
+        seconds = question.budget_s - notes.seconds - PROOF_START_S - DECIDING_S
         if number + 1 < PROOFS_MAX and question.rate_per_s is not None and rate > question.rate_per_s:
             # Leave room to prove the rate itself, if its headroom stays undecided.
-            least = PROOF_SPARE * test.fewest / question.rate_per_s + BLOCKS * gap_s
+            least = PROOF_SPARE * test.fewest / question.rate_per_s + test.blocks * gap_s
             if seconds > 2 * least + PROOF_START_S:
                 seconds -= least + PROOF_START_S
         return Verify(arm, rate, question.need, test, question.seed + number, seconds, gap_s)

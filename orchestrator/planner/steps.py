@@ -21,13 +21,22 @@ FRONT_END_S = 0.0002  # where nothing is known of the model
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Run one block: compile the arm if it is not yet, warm it up, keep `concurrency` inferences under way."""
+    """Run one block: compile the arm if it is not yet, warm it up, keep `concurrency` inferences under way.
+
+    Or, `paced`, run one at a time with a pause before each, as requests come to a pool that is idle.
+    """
 
     arm: Arm
     concurrency: int
     """1, then as many as the compiled model has requests (`ReadBack.requests`)."""
     seconds: float
     round: int
+    paced: bool = False
+
+    @property
+    def load(self) -> str:
+        """Return what is under way, for people."""
+        return "alone" if self.paced else f"{self.concurrency} in flight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 For p99 the test tells a miss rate of 0.5 % from one of 2 %, each with an error of 5 %, in about 195 clean requests;
 other percentiles keep the ratios. Misses come in clumps, so that they are counted twice: every miss speaks against
 accepting, but misses of one episode (five service times from its first) are one miss for rejecting. Nothing is
-accepted in fewer than three blocks that an idle gap separates, and nothing rejected for what one block alone shows,
-unless it shows it three times over: one burst of somebody else's work is not the arm's fault.
+accepted in fewer than three blocks that an idle gap separates (or as many as the test asks for), and nothing rejected
+for what one block alone shows, unless it shows it three times over: one burst of somebody else's work is not the arm's
+fault.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Test:
     good: float
     bad: float
     episode_s: float
+    blocks: int = BLOCKS
+    """Nothing is accepted in fewer of them."""
     strict: bool = False
     """Demand the exact binomial proof that misses are within the SLO, as MLPerf does; takes 299 clean requests."""
 
@@ -57,14 +60,14 @@ class Test:
     @property
     def block(self) -> int:
         """Return how many requests one block should have, so that a clean run ends with the last of them."""
-        return math.ceil(self.fewest / BLOCKS)
+        return math.ceil(self.fewest / self.blocks)
 
 
-def the_test(percentile: float, service_s: float, *, strict: bool = False) -> Test:
+def the_test(percentile: float, service_s: float, *, blocks: int = BLOCKS, strict: bool = False) -> Test:
     """Return the test of an SLO's percentile for an arm whose inference takes `service_s`."""
     allowed = round(1 - percentile / 100, 12)
     good, bad = SHARES.get(percentile, (allowed / 2, min(0.95, 2 * allowed)))
-    return Test(allowed, good, bad, EPISODE * service_s, strict)
+    return Test(allowed, good, bad, EPISODE * service_s, blocks, strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def verdict(test: Test, state: State) -> Verdict | None:
     evidence = state.for_rejecting / test.reject_at
     if evidence >= OVERWHELMING or (evidence >= 1 and len(state.guilty) > 1):
         return "rejected"
-    if len(state.blocks) < BLOCKS:
+    if len(state.blocks) < test.blocks:
         return None
     if test.strict:
         return "verified" if proven(test, state) else None

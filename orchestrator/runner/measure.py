@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.device import Inventory
@@ -16,7 +17,7 @@ from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment, ModelSpec
 from orchestrator.planner.arms import candidates
 from orchestrator.planner.decision import Decision
-from orchestrator.planner.explain import rate
+from orchestrator.planner.explain import duration, rate
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
 from orchestrator.planner.search import Search
@@ -196,12 +197,12 @@ class _Measuring:
 
     def _block(self, step: Measure) -> Measured:
         bench, profile = self._benches.get(step.arm.compiled_key) or self._compile(step.arm)
-        order = ToRun(concurrency=step.concurrency, seconds=step.seconds, round=step.round)
+        order = ToRun(concurrency=step.concurrency, seconds=step.seconds, round=step.round, paced=step.paced)
         block = bench.block(order, step.seconds + BLOCK_TIMEOUT_S)
-        self._around.progress(
-            f"{step.arm.name}: {rate(block.per_s * step.arm.batch)} with {step.concurrency} in flight"
-            f" (round {step.round + 1})"
-        )
+        seen = rate(block.per_s * step.arm.batch)
+        if step.paced and block.service_s:
+            seen = duration(median(block.service_s))
+        self._around.progress(f"{step.arm.name}: {seen} {step.load} (round {step.round + 1})")
         block = block.model_copy(update={"arm": step.arm.key})
         return Measured(block, profile.actual, profile.compile_s, profile.memory_bytes)
 

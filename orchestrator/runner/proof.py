@@ -259,7 +259,7 @@ def _load(step: Verify, stage: Stage, server: Server, base: LoadOrderBase, seen:
         if report.full is not None:
             seen.reports.append(report)
             return f"{GENERATOR} ({report.full})"
-        enough = step.seconds - (time.monotonic() - began) > 2 * verdicts.BLOCKS * report.seconds
+        enough = step.seconds - (time.monotonic() - began) > 2 * step.test.blocks * report.seconds
         if host.tainted() and enough and seen.again < TAINTED_AGAIN_MAX:
             # Run again whatever it showed, so that which blocks count does not depend on how they went.
             seen.again += 1

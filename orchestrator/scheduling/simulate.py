@@ -11,9 +11,9 @@ from orchestrator.scheduling.scheduler import Batch, Cause, Limits, Priority, Re
 
 TICK_S = 0.05  # how often the runner asks the scheduler what is late
 
-ServiceTimes = Callable[[int, int, int], float]
+ServiceTimes = Callable[[int, int, int | None], float]
 """Returns the seconds of an inference, given its number (from 0, in the order of the starts), its rows, and how many
-others run when it starts."""
+others run when it starts; None when it found the pool idle, rather than right after another on the only slot."""
 
 Classes = Callable[[int], Priority | None]
 """Returns the class that a request names, given its number."""
@@ -188,7 +188,7 @@ class Run:
         self.scheduler.finish(batch, ended)
         self._answered(batch, ended)
         if self.scheduler.queued:
-            self._dispatch(ended)
+            self._dispatch(ended, beside=0)
 
     def _tick(self, now: float) -> None:
         """Drop what is late as the runner's clockwork would have, each at its tick; nothing else happened meanwhile."""
@@ -197,7 +197,8 @@ class Run:
             self._dropped(ticket, min(last, max(ticket.arrived, ceil(ticket.deadline / TICK_S) * TICK_S)))
         self._next_tick = last + TICK_S
 
-    def _dispatch(self, now: float) -> None:
+    def _dispatch(self, now: float, beside: int | None = None) -> None:
+        """Start what can be started; `beside` is said of what starts while nothing runs."""
         scheduler = self.scheduler
         while True:
             batch, dropped = scheduler.next_batch(now)
@@ -205,7 +206,7 @@ class Run:
                 self._dropped(ticket, now)
             if batch is None:
                 return
-            ends = now + self._service_s(self._starts, batch.rows, len(self._running))
+            ends = now + self._service_s(self._starts, batch.rows, len(self._running) or beside)
             heapq.heappush(self._running, (ends, self._starts, batch))
             self._starts += 1
             if len(self._running) >= self._slots:

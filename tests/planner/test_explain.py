@@ -51,7 +51,7 @@ def test_a_verified_decision_is_explained_from_choice_to_what_would_change_it() 
 def test_an_infeasible_latency_names_the_floor_and_what_would_help() -> None:
     assert explain(an_infeasible_decision(), an_slo(0.01), 25.0, 2) == (
         "1 stream x 2 threads on CPU comes nearest of 2 arms measured.",
-        "2 threads run one inference 1.86 times as fast as one while all streams are busy.",
+        "2 threads run one inference 1.82 times as fast as one while all streams are busy.",
         "Infeasible: no arm answers within 10 ms at p99, even unloaded.",
         "The floor here is 25.3 ms: the lowest p99 of any arm without load.",
         "Would change: an SLO above 25.3 ms, another number of cores than 2, or another load beside it.",

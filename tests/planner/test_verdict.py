@@ -36,6 +36,13 @@ def run(test: Test, missed: Iterable[bool], *, every_s: float = 1.0) -> tuple[St
     return state, verdict(test, state)
 
 
+def test_a_test_may_ask_for_more_blocks_and_needs_no_more_requests() -> None:
+    patient = the_test(99.0, 0.01, blocks=5)
+    state, found = run(patient, [False] * 400)
+    assert (found, len(state.blocks)) == ("verified", 5)
+    assert P99.fewest <= state.answered <= P99.fewest + patient.block
+
+
 @pytest.mark.parametrize(("percentile", "fewest"), [(99.0, 194), (95.0, 56), (90.0, 18), (99.9, 1961)])
 def test_so_many_clean_requests_prove_a_percentile(percentile: float, fewest: int) -> None:
     test = the_test(percentile, 0.01)

@@ -49,6 +49,19 @@ def test_whatever_has_arrived_when_the_device_is_free_makes_the_next_batch() -> 
     assert [fate.ended for fate in fates] == [1.0, 2.0, 2.0, 2.0]
 
 
+def test_an_inference_is_told_whether_it_found_the_pool_idle() -> None:
+    """Seen to fail with nought others for both: on one slot who waited is not who was waited for."""
+    beside: dict[int, list[int | None]] = {1: [], 2: []}
+    for slots, told in beside.items():
+
+        def service(_number: int, _rows: int, others: int | None, told: list[int | None] = told) -> float:
+            told.append(others)
+            return 1.0
+
+        simulate([0.0, 0.1, 5.0, 5.5, 5.6], service, Limits(slots))
+    assert beside == {1: [None, 0, None, 0, 0], 2: [None, 1, None, 1, 1]}
+
+
 def test_a_full_queue_refuses_at_once() -> None:
     fates = simulate([0.0, 0.1, 0.2], always(1.0), Limits(1, queue=1))
     assert fates[2] == Fate(0.2, None, 0.2, Cause.QUEUE_FULL)
