@@ -69,7 +69,7 @@ class Bench:
         More than the table has measured only wait in OpenVINO's queue: the throughput stays, the latency grows.
         """
         self._spend(row, seconds)
-        measured = sorted({block.concurrency for block in row.blocks})
+        measured = sorted({block.concurrency for block in row.blocks if not block.paced})
         level = max((n for n in measured if n <= in_flight), default=measured[0])
         blocks = row.at(level)
         seen = self._dice.sample(blocks, max(1, min(len(blocks), round(seconds / BLOCK_S))))

@@ -15,17 +15,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.planner import table as tables
 from benchmarks.planner.grid import SUBJECTS, Subject, compiled_arms, explicit, save
-from benchmarks.planner.sampler import Sampler
 from benchmarks.planner.table import Entry, Row, Table
-from orchestrator.profiling.measurement import Arm, Block
+from orchestrator.profiling.children import BenchChild
+from orchestrator.profiling.measurement import Arm, ArmProfile, Block
+from orchestrator.profiling.wire import ToRun
 
 OVERHEAD_S: Final = 1.6  # starting a process, compiling, warming up
 TAINTED_AGAIN: Final = 3  # times a block beside other load is measured again
 BACK_OFF_S: Final = 1.0
+TIMEOUT_S: Final = 120.0  # of a compilation, or of a block: whatever takes longer hangs
+BLOCK_INFERENCES: Final = 12  # a block is about so many inferences long at least, each of its streams
+BLOCK_MAX_S: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,60 +42,68 @@ class Effort:
     models: tuple[Subject, ...]
 
 
-FULL: Final = Effort(6, 0.25, SUBJECTS)
+FULL: Final = Effort(18, 0.25, SUBJECTS)
 QUICK: Final = Effort(2, 0.1, tuple(subject for subject in SUBJECTS if subject.name in {"int8_cnn", "bert_small_32"}))
+
+
+@dataclass(frozen=True, order=True)
+class Level:
+    """How many inferences are under way; `paced`: one, each after a pause."""
+
+    concurrency: int
+    paced: bool = False
 
 
 class _Case:
     """One compiled arm while a model is measured."""
 
-    def __init__(self, sampler: Sampler, arm: Arm) -> None:
-        self.sampler = sampler
-        self.arm = arm
-        self.names = [arm.name] if arm.expression == "hint" else []
+    def __init__(self, bench: BenchChild, profile: ArmProfile) -> None:
+        self.bench = bench
+        self.profile = profile
+        self.names = [self.arm.name] if self.arm.expression == "hint" else []
         self.blocks: list[Block] = []
 
     @property
-    def levels(self) -> list[int]:
-        """Return the concurrencies to measure: alone, all streams busy, one more."""
-        streams = self.sampler.opened.actual.streams or 1
-        return sorted({1, streams, streams + 1})
+    def arm(self) -> Arm:
+        """Return the arm."""
+        return self.profile.arm
 
-    def measure(self, number: int, concurrency: int, seconds: float) -> Block:
+    @property
+    def levels(self) -> list[Level]:
+        """Return the levels to measure: alone with and without pauses, all streams busy, one more."""
+        streams = self.profile.actual.streams or 1
+        return [Level(1, paced=True), *(Level(count) for count in sorted({1, streams, streams + 1}))]
+
+    def measure(self, number: int, level: Level, seconds: float) -> Block:
         """Measure one block, again while others disturb it."""
+        took = [median(block.service_s) for block in self.blocks if block.service_s]
+        seconds = min(BLOCK_MAX_S, max(seconds, BLOCK_INFERENCES * max(took, default=0.0)))
+        order = ToRun(concurrency=level.concurrency, seconds=seconds, round=number, paced=level.paced)
         for attempt in range(TAINTED_AGAIN):
-            measured = self.sampler.block(concurrency, seconds)
-            if not measured.host.tainted():
-                break
             time.sleep(BACK_OFF_S * attempt)
-        return Block(
-            arm=self.arm.key,
-            round=number,
-            concurrency=concurrency,
-            seconds=measured.seconds,
-            completed=measured.completed,
-            service_s=tuple(measured.service_s),
-            host=measured.host,
-        )
+            block = self.bench.block(order, TIMEOUT_S)
+            if not block.host.tainted():
+                break
+        return block
 
     def row(self) -> Row:
         """Return what was measured."""
-        opened = self.sampler.opened
-        names = tuple(self.names)
-        return Row(self.arm, names, opened.actual, opened.compile_s, opened.memory_bytes, tuple(self.blocks))
+        of = self.profile
+        return Row(self.arm, tuple(self.names), of.actual, of.compile_s, of.memory_bytes or 0, tuple(self.blocks))
 
 
 def _open(stack: ExitStack, path: Path, arms: Sequence[Arm]) -> list[_Case]:
     """Compile the arms; hints that read back alike are one arm with several names."""
     cases: dict[tuple[object, ...], _Case] = {}
     for arm in arms:
-        sampler = Sampler(path, arm)
-        key = (sampler.opened.actual.key, arm.batch)
+        bench = stack.enter_context(BenchChild())
+        profile = bench.compile(arm, str(path), {}, arm.name, TIMEOUT_S)
+        key = (profile.actual.key, arm.batch)
         if key in cases:
-            sampler.close()
+            bench.__exit__(None, None, None)
             cases[key].names += [arm.name] if arm.expression == "hint" else []
         else:
-            cases[key] = _Case(stack.enter_context(sampler), arm)
+            cases[key] = _Case(bench, profile)
     return list(cases.values())
 
 
@@ -106,14 +119,15 @@ def measure_model(subject: Subject, folder: Path, effort: Effort, cpus: int) -> 
         cases = _open(stack, path, compiled_arms(cpus, batchable=info.batchable))
         anchor_arm = explicit(cpus, cpus)
         anchor = next(case for case in cases if case.arm.key == anchor_arm.key)
+        full = Level(cpus)
         for number in range(effort.rounds):
-            first = anchor.measure(number, cpus, effort.block_s)
-            jobs = [(case, level) for case in cases for level in case.levels if (case, level) != (anchor, cpus)]
+            first = anchor.measure(number, full, effort.block_s)
+            jobs = [(case, level) for case in cases for level in case.levels if (case, level) != (anchor, full)]
             dice.shuffle(jobs)
             for case, level in jobs:
                 case.blocks.append(case.measure(number, level, effort.block_s))
             anchor.blocks.append(first)
-            anchors.append((first.per_s, anchor.measure(number, cpus, effort.block_s).per_s))
+            anchors.append((first.per_s, anchor.measure(number, full, effort.block_s).per_s))
         rows = tuple(case.row() for case in cases)
     return Entry(subject.name, info.batchable, info.sha256, rows, tuple(anchors))
 
@@ -133,7 +147,6 @@ def machine_facts(cpus: int) -> dict[str, Any]:
         "memory_bytes": host.memory_bytes,
         "kernel": host.kernel,
         "openvino": ov.__version__.split("-")[0],
-        tables.GATHERED: True,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -141,7 +154,7 @@ def machine_facts(cpus: int) -> dict[str, Any]:
 def estimate_s(effort: Effort, cpus: int) -> float:
     """Return about how long measuring takes, if every model can be batched and nothing disturbs."""
     arms = compiled_arms(cpus, batchable=True)
-    each = len(arms) * (OVERHEAD_S + effort.rounds * 2.5 * effort.block_s * 1.2)
+    each = len(arms) * (OVERHEAD_S + effort.rounds * 3.4 * effort.block_s * 1.2)
     return len(effort.models) * each
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import inf
+from math import ceil, inf
 from random import Random
 from statistics import mean
 from time import process_time
@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks.planner.bench import START_S, Choice, Cost
 from benchmarks.planner.oracle import Cell
 from benchmarks.planner.table import Entry, Row
-from benchmarks.planner.truth import FRONT_END_S, Candidate, Slo, latencies, levels, patience_s
+from benchmarks.planner.truth import FRONT_END_S, Candidate, Slo, latencies, levels, patience_s, rested
 from orchestrator.errors import OrchError
 from orchestrator.inventory.device import Cores, Device, Host, Inventory
 from orchestrator.inventory.model import Dim, ModelInfo, TensorInfo
@@ -25,11 +25,14 @@ from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Questi
 from orchestrator.planner.verdict import Outcome, State, close, step, verdict
 from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Block, Proof
 from orchestrator.profiling.measurement import Host as Ambient
+from orchestrator.runner.proof import BLOCK_LEAST_S
 from orchestrator.scheduling.arrivals import arrivals
 
 BUDGET_S: Final = 60.0
 STEPS_MAX: Final = 500  # a search asks for some dozens
 WORKER_S: Final = 3.0  # starting the served path for a verification, and its generator; compiling comes on top
+# As `resources: {cpus: 2}` in the manifest: OpenVINO's hints, as users write them, take the machine for theirs too.
+OWN_CORES: Final = True
 PROPERTIES: Final = (
     "NUM_STREAMS INFERENCE_NUM_THREADS PERFORMANCE_HINT PERFORMANCE_HINT_NUM_REQUESTS ENABLE_CPU_PINNING "
     "SCHEDULING_CORE_TYPE ENABLE_HYPER_THREADING ENABLE_CPU_RESERVATION INFERENCE_PRECISION_HINT EXECUTION_MODE_HINT"
@@ -42,15 +45,16 @@ class Machine:
     def __init__(self, entry: Entry, seed: int) -> None:
         self._entry = entry
         self._dice = Random(seed)
-        self._turns: dict[tuple[str, int], int] = {}
+        self._turns: dict[tuple[str, int, bool], int] = {}
         self._compiled: set[str] = set()
         self.cost = Cost()
 
     def row(self, arm: Arm) -> Row | None:
-        """Return the row that the arm would read back as: unpinned, a hint with the streams it takes."""
+        """Return the row that the arm would read back as: a hint with the streams it takes, pinned if there is such."""
         hint = arm.properties.get("PERFORMANCE_HINT")
         streams = self._entry.named(hint).streams if hint else int(arm.properties.get("NUM_STREAMS", "0"))
-        return self._entry.find(streams, int(arm.properties["INFERENCE_NUM_THREADS"]), arm.batch)
+        pinned = arm.properties.get("ENABLE_CPU_PINNING") == "YES"
+        return self._entry.find(streams, int(arm.properties["INFERENCE_NUM_THREADS"]), arm.batch, pinned=pinned)
 
     def candidate(self, arm: Arm) -> Candidate:
         """Return what the planner has chosen."""
@@ -76,21 +80,22 @@ class Machine:
 
     def _measure(self, asked: Measure, row: Row) -> Result:
         wanted = asked.concurrency or asked.arm.requests or row.streams
-        levels = sorted({block.concurrency for block in row.blocks})
-        level = min(levels, key=lambda n: (abs(n - wanted), n))
-        block = self._block(row, level, asked.seconds)
-        block = block.model_copy(update={"arm": asked.arm.key, "round": asked.round, "concurrency": wanted})
+        counts = sorted({block.concurrency for block in row.blocks if not block.paced})
+        nearest = min(counts, key=lambda n: (abs(n - wanted), n))
+        blocks = (row.at(1, paced=True) if asked.paced else []) or row.at(nearest)
+        block = self._block((row.arm.key, nearest, asked.paced), blocks, asked.seconds)
+        changes = {"arm": asked.arm.key, "round": asked.round, "concurrency": wanted, "paced": asked.paced}
+        block = block.model_copy(update=changes)
         self._take(block.seconds, inferences=block.completed)
         return Measured(block, row.actual, row.compile_s, row.memory_bytes)
 
-    def _block(self, row: Row, level: int, seconds: float) -> Block:
-        """Return the next blocks of the table that together are about as long as asked, as one."""
-        blocks = row.at(level)
-        turn = self._turns.get((row.arm.key, level), self._dice.randrange(len(blocks)))
+    def _block(self, level: tuple[str, int, bool], blocks: Sequence[Block], seconds: float) -> Block:
+        """Return the next of these blocks that together are about as long as asked, as one."""
+        turn = self._turns.get(level, self._dice.randrange(len(blocks)))
         parts: list[Block] = []
         while not parts or sum(part.seconds for part in parts) + parts[0].seconds / 2 <= seconds:
             parts.append(blocks[(turn + len(parts)) % len(blocks)])
-        self._turns[row.arm.key, level] = turn + len(parts)
+        self._turns[level] = turn + len(parts)
         shares = {name: mean(getattr(part.host, name) for part in parts) for name in ("foreign", "steal", "throttled")}
         return parts[0].model_copy(
             update={
@@ -141,11 +146,12 @@ class Machine:
         )
 
     def _send(self, asked: Verify, candidate: Candidate, number: int) -> tuple[list[float], list[float]]:
-        times = arrivals(asked.need.arrivals, asked.rate_per_s, asked.test.block, asked.seed * 1000 + number)
+        count = max(asked.test.block, ceil(asked.rate_per_s * BLOCK_LEAST_S))
+        times = arrivals(asked.need.arrivals, asked.rate_per_s, count, asked.seed * 1000 + number)
         places = [self._dice.random() for _ in times]
         slo = Slo(asked.need.latency_s, asked.need.percentile)
         patience = patience_s(candidate, slo)
-        taken = latencies(times, levels(candidate), places, candidate.row.arm.batch, patience)
+        taken = latencies(times, levels(candidate), places, candidate.row.arm.batch, patience, rested(candidate))
         lost = 1 - 1 / (FRONT_END_S * asked.rate_per_s)  # what the event loop cannot take in
         if lost > 0:
             taken = [inf if self._dice.random() < lost else latency for latency in taken]
@@ -194,7 +200,7 @@ def search(cell: Cell, seen: Entry, seed: int) -> tuple[Decision, Machine]:
 
 def found(seen: Entry, machine: Machine) -> Iterable[arms.Candidate]:
     """Yield the arms that orch would try on that machine, batches as far as the table has them."""
-    for candidate in arms.candidates(_spec(), _info(seen), _inventory(seen), cpus=_cpus(seen)):
+    for candidate in arms.candidates(_spec(), _info(seen), _inventory(seen), cpus=_cpus(seen), own_cores=OWN_CORES):
         yield replace(candidate, batched=tuple(arm for arm in candidate.batched if machine.row(arm) is not None))
 
 
@@ -202,7 +208,7 @@ def predicted_p99_s(candidate: Candidate, rate_per_s: float) -> float:
     """Return the p99 that orch's simulation predicts from the candidate's samples."""
     row = candidate.row
     service = capacity.Service(
-        alone_s=tuple(row.services(1)),
+        alone_s=tuple(row.rested),
         busy_s=tuple(block.service_s for block in row.at(candidate.requests)),
         slots=candidate.requests,
         rows=row.arm.batch,

@@ -42,11 +42,19 @@ class Result:
     hint_eta: float
     """The better hint's capacity over the oracle's."""
     resolution: float
-    carries: bool
+    own_resolution: float
+    """How far the capacity of the choice itself may be off."""
+    share: float
+    """Capacity over the rate asked for."""
     roomy: bool
     """Some arm carries the rate with headroom."""
     possible: bool
     choice: Choice
+
+    @property
+    def carries(self) -> bool:
+        """Tell whether the choice carries the rate."""
+        return self.share >= 1
 
     @property
     def below_hints(self) -> bool:
@@ -57,6 +65,11 @@ class Result:
     def false_feasible(self) -> bool:
         """Tell whether a yes was wrong."""
         return self.choice.feasible is True and not self.carries
+
+    @property
+    def surely_false_feasible(self) -> bool:
+        """Tell whether a yes was wrong by more than the resolution of the capacity."""
+        return self.false_feasible and self.share * (1 + self.own_resolution) < 1
 
     @property
     def false_infeasible(self) -> bool:
@@ -111,7 +124,8 @@ def judge(cell: Cell, choice: Choice) -> Result:
         eta=per_s / most,
         hint_eta=hint_per_s / most,
         resolution=max(cell.truth.resolution(cell.oracle), cell.truth.resolution(hint)),
-        carries=per_s >= cell.rate_per_s,
+        own_resolution=cell.truth.resolution(choice.candidate),
+        share=per_s / cell.rate_per_s if cell.rate_per_s else 1.0,
         roomy=cell.oracle_per_s >= HEADROOM * cell.rate_per_s,
         possible=cell.possible,
         choice=choice,
@@ -251,6 +265,12 @@ def goals(scored: Scored) -> list[Goal]:
         ),
         Goal("cells below the better hint", sum(r.below_hints for r in quality), 0, False),
         Goal("false feasible", share(r.false_feasible for r in [*quality, *hopeless]), 0.02, False),
+        Goal(
+            "the same, differences below the resolution as ties",
+            share(r.surely_false_feasible for r in [*quality, *hopeless]),
+            0.02,
+            False,
+        ),
         Goal("impossible SLO or rate said to be held", share(r.choice.feasible is True for r in hopeless), 0.0, False),
         Goal("planning seconds, median", median(seconds), 45.0, False),
         Goal("planning seconds, most", max(seconds), 60.0, False),

@@ -13,16 +13,12 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any, Final
 
-from benchmarks.planner.grid import SUBJECTS
+from orchestrator.profiling.bench import thinned
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Host, ReadBack
 
-# Rows are copied into a batch beside inferences that keep the cores and their caches busy: 0.18 to 0.25 ms for 602 kB,
-# by blocks of orchestrator.profiling with and without the copy (2 cores of a Xeon with AMX).
-GATHER_BYTES_PER_S: Final = 3e9
 TABLE: Final = Path(__file__).with_name("table.json.gz")
 QUICK: Final = Path(__file__).with_name("table.quick.json.gz")
-GATHERED: Final = "gathered"  # of the machine's facts: whether the sampler copied the rows of batches
-SAMPLES_OF_A_BLOCK: Final = 200  # kept, from the block's start on, so that what follows each other stays together
+SAMPLES_OF_A_BLOCK: Final = 240  # kept, evenly spaced
 T_95: Final = (12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t by degrees of freedom, 1 to 10
 
 
@@ -43,31 +39,34 @@ class Row:
         return self.actual.streams or 1
 
     @property
+    def pinned(self) -> bool:
+        """Tell whether OpenVINO pinned its threads."""
+        return self.arm.properties.get("ENABLE_CPU_PINNING") != "NO"
+
+    @property
     def requests(self) -> tuple[int, ...]:
         """Return the request counts that were measured as a full pool."""
         return (self.streams, self.streams + 1)
 
-    def at(self, concurrency: int) -> list[Block]:
-        """Return the blocks at a concurrency, by round."""
-        return [block for block in self.blocks if block.concurrency == concurrency]
+    def at(self, concurrency: int, *, paced: bool = False) -> list[Block]:
+        """Return the blocks of a closed loop at a concurrency, or of single inferences with pauses, by round."""
+        return [block for block in self.blocks if block.concurrency == concurrency and block.paced == paced]
 
-    def services(self, concurrency: int) -> list[float]:
+    def services(self, concurrency: int, *, paced: bool = False) -> list[float]:
         """Return the seconds of every inference at a concurrency, tainted blocks left out where any other is there."""
-        blocks = self.at(concurrency)
+        blocks = self.at(concurrency, paced=paced)
         clean = [block for block in blocks if not block.host.tainted()] or blocks
         return [second for block in clean for second in block.service_s]
+
+    @property
+    def rested(self) -> list[float]:
+        """Return the seconds of every inference that came after a pause; back to back where none was measured so."""
+        return self.services(1, paced=bool(self.at(1, paced=True)))
 
     @cached_property
     def alone_s(self) -> float:
         """Return the median of an inference that runs alone."""
         return median(median(block.service_s) for block in self.at(1))
-
-    def gathered(self, row_bytes: int) -> Row:
-        """Return the row as it would have been measured with the rows of each batch copied together first."""
-        if self.arm.batch == 1:
-            return self
-        longer = self.arm.batch * row_bytes / GATHER_BYTES_PER_S
-        return replace(self, blocks=tuple(_longer(block, longer) for block in self.blocks))
 
     def profile(self, arm: Arm | None = None) -> ArmProfile:
         """Return the row as the planner would have measured it, under the planner's own name for the arm."""
@@ -102,17 +101,11 @@ class Entry:
         """Return the row that a hint compiled to."""
         return next(row for row in self.rows if name in row.names)
 
-    def find(self, streams: int, threads: int, batch: int) -> Row | None:
-        """Return the explicit, unpinned row of a layout."""
-        for row in self.rows:
-            wanted = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(threads)}
-            if row.arm.batch == batch and wanted.items() <= row.arm.properties.items():
-                return row
-        return None
-
-    def gathered(self, row_bytes: int) -> Entry:
-        """Return the entry as it would have been measured with the rows of each batch copied together first."""
-        return replace(self, rows=tuple(row.gathered(row_bytes) for row in self.rows))
+    def find(self, streams: int, threads: int, batch: int, *, pinned: bool = False) -> Row | None:
+        """Return the row of a layout, one whose threads are pinned, or not, where there are both."""
+        layout = (streams, threads, batch)
+        found = [row for row in self.rows if (row.streams, row.actual.threads, row.arm.batch) == layout]
+        return min(found, key=lambda row: row.pinned != pinned, default=None)
 
     def only(self, rounds: Iterable[int]) -> Entry:
         """Return the entry with the blocks of some rounds, or all where an arm would be left without."""
@@ -131,8 +124,9 @@ class Entry:
 
     def _each(self, change: Callable[[list[Block]], list[Block]]) -> Entry:
         def changed(row: Row) -> Row:
-            levels = sorted({block.concurrency for block in row.blocks})
-            return replace(row, blocks=tuple(block for level in levels for block in change(row.at(level))))
+            levels = sorted({(block.concurrency, block.paced) for block in row.blocks})
+            at = [row.at(concurrency, paced=paced) for concurrency, paced in levels]
+            return replace(row, blocks=tuple(block for blocks in at for block in change(blocks)))
 
         return replace(self, rows=tuple(changed(row) for row in self.rows))
 
@@ -171,14 +165,6 @@ class Table:
         return next(entry for entry in self.entries if entry.name == name)
 
 
-def _longer(block: Block, seconds: float) -> Block:
-    """Return a block whose inferences each took so many seconds more, so that fewer of them ended."""
-    took = sum(block.service_s) / len(block.service_s)
-    completed = max(1, round(block.completed * took / (took + seconds)))
-    service_s = tuple(second + seconds for second in block.service_s)
-    return block.model_copy(update={"service_s": service_s, "completed": completed})
-
-
 def pack_block(block: Block) -> dict[str, Any]:
     """Return a block with its samples in microseconds."""
     return {
@@ -186,8 +172,9 @@ def pack_block(block: Block) -> dict[str, Any]:
         "n": block.concurrency,
         "s": round(block.seconds, 5),
         "done": block.completed,
-        "us": [round(second * 1e6, 1) for second in block.service_s[:SAMPLES_OF_A_BLOCK]],
+        "us": [round(second * 1e6, 1) for second in thinned(list(block.service_s), SAMPLES_OF_A_BLOCK)],
         "host": block.host.model_dump(exclude_defaults=True),
+        **({"paced": True} if block.paced else {}),
     }
 
 
@@ -200,6 +187,7 @@ def _unpack_block(packed: dict[str, Any], arm: str) -> Block:
         completed=packed["done"],
         service_s=tuple(us / 1e6 for us in packed["us"]),
         host=Host.model_validate(packed["host"]),
+        paced=packed.get("paced", False),
     )
 
 
@@ -253,10 +241,6 @@ def save(table: Table, path: Path) -> None:
 
 
 def load(path: Path = TABLE) -> Table:
-    """Read a table; where its batches were measured without gathering their rows, as if they had been with it."""
+    """Read a table."""
     data = json.loads(gzip.decompress(path.read_bytes()))
-    entries = tuple(unpack_entry(entry) for entry in data["models"])
-    if not data["machine"].get(GATHERED):
-        row_bytes = {subject.name: subject.row_bytes for subject in SUBJECTS}
-        entries = tuple(entry.gathered(row_bytes.get(entry.name, 0)) for entry in entries)
-    return Table(data["machine"], entries)
+    return Table(data["machine"], tuple(unpack_entry(entry) for entry in data["models"]))

@@ -2,7 +2,8 @@
 
 The pool is the one of scheduling/simulate.py without bounds (tests/benchmarks hold the two equal): first come first
 served, whatever waits when a slot is free goes in one batch, and who could not be answered in time is refused. Each
-inference takes a measured time drawn by how many run when it starts; the planner knows less.
+inference takes a measured time drawn by how many run when it starts, or by what it takes after a pause where it finds
+the pool idle; the planner knows less.
 """
 
 from __future__ import annotations
@@ -79,15 +80,18 @@ def latencies(
     places: Sequence[float],
     rows: int,
     patience_s: float = inf,
+    idle: Sequence[float] = (),
 ) -> list[float]:
     """Return the seconds from arrival to answer of each request.
 
     `services[k]` are the sorted service times of an inference that starts as the (k+1)-th under way, for each slot;
+    `idle` those of one that finds the pool idle (the same as `services[0]` where it is empty);
     `places` (0 to 1) say where among them the n-th inference stands. Who would wait for longer than `patience_s` is
     refused, as the pool refuses whom it cannot answer within the SLO: infinitely late.
     """
+    rested = idle or services[0]
     if rows == 1:
-        return _one_by_one(arrivals, services, places, patience_s)
+        return _one_by_one(arrivals, services, places, patience_s, rested)
     free = [0.0] * len(services)
     answers: list[float] = []
     index, number, count = 0, 0, len(arrivals)
@@ -100,7 +104,8 @@ def latencies(
         end = index + 1
         while end < count and end - index < rows and arrivals[end] < start:
             end += 1
-        samples = services[sum(busy > start for busy in free)]
+        under_way = sum(busy > start for busy in free)
+        samples = services[under_way] if under_way or start > arrivals[index] else rested
         done = start + samples[int(places[number] * len(samples))]
         heapreplace(free, done)
         answers += [done - arrived for arrived in arrivals[index:end]]
@@ -109,7 +114,11 @@ def latencies(
 
 
 def _one_by_one(
-    arrivals: Sequence[float], services: Sequence[Sequence[float]], places: Sequence[float], patience_s: float
+    arrivals: Sequence[float],
+    services: Sequence[Sequence[float]],
+    places: Sequence[float],
+    patience_s: float,
+    rested: Sequence[float],
 ) -> list[float]:
     free = [0.0] * len(services)
     answers: list[float] = []
@@ -122,7 +131,7 @@ def _one_by_one(
         under_way = 0
         for slot in others:
             under_way += free[slot] > start
-        samples = services[under_way]
+        samples = services[under_way] if under_way or start > arrived else rested
         done = start + samples[int(place * len(samples))]
         heapreplace(free, done)
         answers.append(done - arrived)
@@ -136,9 +145,14 @@ def patience_s(candidate: Candidate, slo: Slo) -> float:
 
 def levels(candidate: Candidate) -> list[list[float]]:
     """Return the sorted service times of an inference that starts as the first, second, ... under way."""
-    measured = sorted({block.concurrency for block in candidate.row.blocks})
+    measured = sorted({block.concurrency for block in candidate.row.blocks if not block.paced})
     nearest = [measured[min(bisect_left(measured, n), len(measured) - 1)] for n in range(1, candidate.requests + 1)]
     return [sorted(candidate.row.services(level)) for level in nearest]
+
+
+def rested(candidate: Candidate) -> list[float]:
+    """Return the sorted service times of an inference that finds the pool idle."""
+    return sorted(candidate.row.rested)
 
 
 class Truth:
@@ -157,7 +171,8 @@ class Truth:
         """Return the latency of each request at a rate, of the first `count` where that is given."""
         arrivals = scaled(self._gaps[:count], rate_per_s)
         patience = patience_s(candidate, self.slo)
-        return latencies(arrivals, levels(candidate), self._places[:count], candidate.row.arm.batch, patience)
+        rows, idle = candidate.row.arm.batch, rested(candidate)
+        return latencies(arrivals, levels(candidate), self._places[:count], rows, patience, idle)
 
     def holds(self, candidate: Candidate, rate_per_s: float, count: int | None = None) -> bool:
         """Tell whether the SLO holds at a rate."""
@@ -230,4 +245,4 @@ def quantile(samples: Sequence[float], share: float) -> float:
 
 def floor_s(entry: Entry, percentile: float = 99.0) -> float:
     """Return the lowest latency at the percentile that any arm reaches when nothing else is asked of it."""
-    return min(quantile(row.services(1), percentile / 100) for row in entry.rows)
+    return min(quantile(row.rested, percentile / 100) for row in entry.rows)
