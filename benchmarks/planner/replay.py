@@ -21,11 +21,10 @@ from orchestrator.manifest.spec import ModelSpec
 from orchestrator.planner import arms, capacity
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.search import Search
-from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Verify
+from orchestrator.planner.steps import BLOCK_LEAST_S, Failed, Finish, Measure, Measured, Question, Result, Verify
 from orchestrator.planner.verdict import Outcome, State, close, step, verdict
 from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, Block, Proof
 from orchestrator.profiling.measurement import Host as Ambient
-from orchestrator.runner.proof import BLOCK_LEAST_S
 from orchestrator.scheduling.arrivals import arrivals
 
 BUDGET_S: Final = 60.0
@@ -47,6 +46,7 @@ class Machine:
         self._dice = Random(seed)
         self._turns: dict[tuple[str, int, bool], int] = {}
         self._compiled: set[str] = set()
+        self._proved: set[str] = set()
         self.cost = Cost()
 
     def row(self, arm: Arm) -> Row | None:
@@ -128,7 +128,10 @@ class Machine:
             number += 1
         result, reason = close(asked.test, state, "the time is over")
         served = [latency for latency in answers if latency < inf]
-        self._take(WORKER_S + min(began, asked.seconds), verified=1, inferences=len(answers))
+        self._take(
+            WORKER_S + min(began, asked.seconds), verified=asked.arm.key not in self._proved, inferences=len(answers)
+        )
+        self._proved.add(asked.arm.key)
         return Proof(
             arm=asked.arm.key,
             rate_per_s=asked.rate_per_s,

@@ -2,7 +2,7 @@
 
 The pool's own scheduler is driven on a virtual clock with measured service times, each drawn by how many others run
 when it starts, or of those after a pause where it finds the pool idle: who has waited always starts beside others.
-What the loops of a profile cannot show is put in by two corrections, each learned where it can be seen:
+What the loops of a profile cannot show is put in by corrections, each learned where it can be seen:
 
 - `front_end_s`: CPU time of the server for each request, for which each waits itself. And while all cores compute, it
   takes its time from one of them; an inference spread over all cores then waits at every layer for the slower one, an
@@ -136,8 +136,19 @@ def capacity(service: Service, need: Need, *, seed: int = 1) -> Capacity:
 
 
 def _in_the_pool(service: Service, need: Need) -> Need:
-    """Return what is left of the SLO for the pool, when the server has received the request and will answer it."""
-    return replace(need, latency_s=max(0.0, need.latency_s / service.stretch - service.front_end_s))
+    """Return what is left of the SLO for the pool, when the server has received the request and will answer it.
+
+    The queue is as long as the whole SLO has it: so will the pool's be.
+    """
+    left_s = max(0.0, need.latency_s / service.stretch - service.front_end_s)
+    queue = queue_bound(
+        service.slots * service.rows,
+        service.rows,
+        service.mean_s,
+        slo_latency_s=need.latency_s,
+        limit=need.queue_limit,
+    )
+    return replace(need, latency_s=left_s, queue_limit=queue)
 
 
 def _open_capacity(service: Service, need: Need, seed: int) -> float:
@@ -320,7 +331,8 @@ def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     while high - low > 1:
         fates = _closed_fates(drawn, need, trial)
         if _missed(fates, need) <= need.allowed(len(fates)):
-            low, best = trial, len(fates) / max(fate.ended for fate in fates)
+            per_s = len(fates) / max(fate.ended for fate in fates)
+            low, best = trial, min(per_s, trial / _mean([service.latency_s(fate) for fate in fates]))
         else:
             high = trial
         trial = (low + high) // 2
@@ -417,14 +429,23 @@ def observed_inflation(
 
 
 def observed_stretch(
-    service: Service, need: Need, rate_per_s: float, latency_s: Sequence[float], *, seed: int = 1
+    service: Service,
+    need: Need,
+    rate_per_s: float,
+    latency_s: Sequence[float],
+    *,
+    block: int = REQUESTS,
+    seed: int = 1,
 ) -> float:
     """Return by what the latencies of the answered are longer than simulated ones, at the tail; 1 where they are not.
 
-    The mean of the logarithms at several quantiles, of which each alone is as noisy as its few samples.
+    The mean of the logarithms at several quantiles, of which each alone is as noisy as its few samples. They came in
+    blocks of so many requests, each of which began with an idle pool, and so are those simulated.
     """
-    fates = simulated(replace(service, stretch=1.0), need, rate_per_s, REQUESTS, seed=seed)
-    expected = [replace(service, stretch=1.0).latency_s(fate) for fate in fates if fate.cause is None]
+    plain = replace(service, stretch=1.0)
+    blocks = max(1, REQUESTS // block)
+    fates = [fate for number in range(blocks) for fate in simulated(plain, need, rate_per_s, block, seed=seed + number)]
+    expected = [plain.latency_s(fate) for fate in fates if fate.cause is None]
     if not expected:
         return 1.0
     ratios = [math.log(quantile(latency_s, share) / quantile(expected, share)) for share in STRETCH_SEEN_AT]

@@ -46,6 +46,12 @@ def alone_blocks(profile: ArmProfile) -> tuple[Block, ...]:
     return clean(at(profile, 1, paced=True) or at(profile, 1)) or busy_blocks(profile)
 
 
+def back_to_back(profile: ArmProfile) -> tuple[Block, ...]:
+    """Return the clean closed loops with the fewest inferences under way: without pauses, such as neighbours leave."""
+    closed = [block.concurrency for block in profile.blocks if block.service_s and not block.paced]
+    return clean(at(profile, min(closed))) if closed else alone_blocks(profile)
+
+
 def service_of(
     profile: ArmProfile,
     *,
@@ -104,8 +110,10 @@ def median_s(blocks: Sequence[Block]) -> float:
 
 
 def rows_per_s(profile: ArmProfile) -> float:
-    """Return the closed-loop throughput in rows a second, the median of the busy blocks."""
-    return statistics.median(block.per_s for block in busy_blocks(profile)) * profile.arm.batch
+    """Return the closed-loop throughput in rows a second, the median of the busy blocks, pauses left out."""
+    blocks = busy_blocks(profile)
+    per_s = (1 / statistics.fmean(block.service_s) if block.paced else block.per_s for block in blocks)
+    return statistics.median(per_s) * profile.arm.batch
 
 
 def resolution(anchor: ArmProfile) -> float:

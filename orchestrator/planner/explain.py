@@ -109,7 +109,8 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
     if mine is None or theirs is None or mine == theirs:
         return ""
     if mine > theirs:
-        gain = other.service_s / decision.service_s
+        waiting = (decision.arm.requests or 1) / (decision.actual.streams or 1)  # a spare request waits for a stream
+        gain = other.service_s * max(1.0, waiting) / decision.service_s
         busy = "while all streams are busy"
         return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} {busy}."
     gain = decision.alone_s / (other.alone_s or other.service_s)
@@ -155,8 +156,9 @@ def _needed(decision: Decision, slo: SloPlan | None, streams: int) -> float | No
     """Return the speed-up at which `streams` streams would carry the chosen capacity, by the closed formula."""
     if slo is None or decision.capacity is None or decision.capacity.per_s <= 0 or decision.arm.batch > 1:
         return None  # the formula knows no batches
-    need = Need(slo.latency_s, slo.percentile)
-    low, high = 0.0, slo.latency_s
+    in_the_pool_s = max(0.0, slo.latency_s / decision.stretch - decision.front_end_s)
+    need = Need(in_the_pool_s, slo.percentile)
+    low, high = 0.0, in_the_pool_s
     for _ in range(_STEPS):
         middle = (low + high) / 2
         steady = Service(alone_s=(middle,), busy_s=((middle,),), slots=streams)
@@ -288,9 +290,9 @@ def _would_change(decision: Decision, slo: SloPlan | None, rate_per_s: float | N
     if decision.verdict in ("infeasible", "rejected"):
         return f"Would change: {_remedies(decision, slo, rate_per_s)}{others}."
     limits = []
-    if decision.capacity:
+    if decision.capacity and decision.capacity.per_s > 0:
         limits.append(f"a rate above {rate(decision.capacity.per_s)}")
-    if decision.proof and decision.verdict == "verified":
+    if limits and decision.proof and decision.verdict == "verified":
         limits[-1:] = [f"{limit} (above {rate(decision.proof.rate_per_s)} unproven)" for limit in limits[-1:]]
     if decision.floor_s is not None:
         limits.append(f"an SLO below {duration(decision.floor_s)}")
@@ -301,6 +303,8 @@ def _remedies(decision: Decision, slo: SloPlan, rate_per_s: float | None) -> str
     """Return what to ask for instead, each followed by a comma and a space."""
     if decision.floor_s is not None and decision.floor_s > slo.latency_s:
         return f"an SLO above {duration(decision.floor_s)}, "
+    if decision.capacity and decision.capacity.per_s <= 0:
+        return "a longer latency, "
     if rate_per_s and decision.capacity and decision.capacity.per_s < rate_per_s:
         return f"a rate below {rate(decision.capacity.per_s)}, a longer latency, "
     return "a lower rate, a longer latency, "

@@ -216,7 +216,7 @@ def options_of(
     beside = _beside(singles)
     found = []
     for threads, profile in sorted(singles.items()):
-        samples = [value for block in evidence.alone_blocks(profile) for value in block.service_s]
+        samples = [value for block in evidence.back_to_back(profile) for value in block.service_s]
         alone_s = tuple(sorted(samples)[:: max(1, -(-len(samples) // SAMPLES_MAX))])
         for streams in (each for each in STREAMS_TRIED if each * threads <= cpus):
             arms = candidates(
@@ -250,8 +250,9 @@ def _beside(singles: Mapping[int, ArmProfile]) -> float:
     """Return by what an inference is slower when other cores compute, as streams of the model itself showed."""
     for _, profile in sorted(singles.items()):
         busy = evidence.busy_blocks(profile)
-        if evidence.slots_of(profile) > 1 and not all(block.host.tainted() for block in busy):
-            ratio = evidence.median_s(busy) / evidence.median_s(evidence.alone_blocks(profile))
+        alone = evidence.back_to_back(profile)
+        if alone != busy and evidence.slots_of(profile) > 1 and not all(block.host.tainted() for block in busy):
+            ratio = evidence.median_s(busy) / evidence.median_s(alone)
             return min(BESIDE_MAX, max(1.0, ratio))
     return BESIDE
 
@@ -650,6 +651,7 @@ def _rejected(alone: Decision, option: Option) -> tuple[Rejected, ...]:
         streams=alone.actual.streams,
         service_s=alone.service_s,
         per_s=alone.per_s,
+        alone_s=alone.alone_s,
         inflation=alone.inflation,
     )
     return (best, *others)

@@ -8,7 +8,7 @@ from orchestrator.manifest.explain import dotted
 from orchestrator.planner.lock import Lock, intact
 
 SUFFIX = ".lock.yaml"
-HINT = "write the file anew with: orch plan --write-lock FILE"
+HINT = "delete the file, and write it anew with: orch plan --write-lock FILE"
 HEADER = """\
 # What orch measured and decided, for each machine. Review it like code; only `orch plan --write-lock` changes it.
 # With a lock that fits `orch apply` measures nothing; `orch plan --check` tells whether it fits.

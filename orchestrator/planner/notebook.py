@@ -115,6 +115,11 @@ class Notebook:
         """Return the median time of an inference that finds the pool idle."""
         return evidence.median_s(evidence.alone_blocks(self._profiles[arm.key]))
 
+    def quickest_s(self, arm: Arm) -> float:
+        """Return the least that one inference at a time took: by it a worker decides where it infers."""
+        blocks = (block for block in self._profiles[arm.key].blocks if block.concurrency == 1)
+        return min((min(block.service_s) for block in blocks if block.service_s), default=math.inf)
+
     def most_per_s(self, arm: Arm) -> float:
         """Return the requests a second that the arm serves when it is never idle."""
         return self.service(arm).most_per_s
@@ -127,7 +132,7 @@ class Notebook:
             cpus=self.question.cpus,
             front_end_s=self.question.front_end_s,
             inflation=self._inflation.get(arm.key, 1.0),
-            stretch=self._stretch,
+            stretch=1.0 if self._was_rejected(profile.arm) else self._stretch,  # its inflation says it already
             factors=self._factors(profile),
         )
 
@@ -278,6 +283,7 @@ class Notebook:
 
     def simplest_of_ties(self, arms: Sequence[Arm]) -> Arm | None:
         """Return of those that are as good as the first, within the resolution, the simplest, then the best."""
+        arms = [arm for arm in arms if not self._has_vain_spare(arm, arms)]
         if not arms:
             return None
         tie = min(TIE_MAX, max(evidence.RESOLUTION_MIN, self.resolution))
@@ -288,16 +294,15 @@ class Notebook:
             return (1 - (max(tie, BATCH_TIE) if batched and arm.batch == 1 else tie)) * most
 
         tied = [arm for arm in arms if self.capacity(arm).per_s >= least(arm)]
-        tied = [self._without_vain_spare(arm, arms) for arm in tied]
         tied = [arm for arm in tied if arm.batch == 1] or tied
         return min(tied, key=lambda arm: (simplicity(arm)[:3], -self.capacity(arm).per_s, self._memory(arm), arm.name))
 
-    def _without_vain_spare(self, arm: Arm, arms: Sequence[Arm]) -> Arm:
-        """Return the arm without its spare request, which waits out of our hands, unless that helps for sure."""
+    def _has_vain_spare(self, arm: Arm, arms: Sequence[Arm]) -> bool:
+        """Tell whether the arm's spare request, which waits out of our hands, does not help for sure."""
         base = next((each for each in arms if each.requests is None and each.compiled_key == arm.compiled_key), None)
         if arm.requests is None or base is None:
-            return arm
-        return arm if self.capacity(arm).low_per_s >= self.capacity(base).per_s else base
+            return False
+        return self.capacity(arm).low_per_s <= self.capacity(base).per_s
 
     def _memory(self, arm: Arm) -> int:
         return self._profiles[arm.key].memory_bytes or 0
@@ -341,8 +346,10 @@ class Notebook:
         A rejected one slows the prediction down, for the other arms by the root of it.
         """
         self._proofs.setdefault(arm.key, []).append(proof)
-        if proof.verdict == "verified" and len(proof.latency_s) >= STRETCH_ANSWERS:
-            self._stretch = observed_stretch(self.service(arm), self._need, proof.rate_per_s, proof.latency_s)
+        if proof.verdict == "verified" and len(proof.latency_s) >= STRETCH_ANSWERS and not proof.host.tainted():
+            block = max(1, proof.sent // proof.blocks)
+            service = self.service(arm)
+            self._stretch = observed_stretch(service, self._need, proof.rate_per_s, proof.latency_s, block=block)
         if proof.verdict != "rejected":
             return
         for key in self._pruned:  # what they could not beat is not what it seemed
@@ -359,6 +366,9 @@ class Notebook:
         """Return the lowest rate of the arm that a proof left undecided, infinity where there is none."""
         proofs = self._proofs.get(arm.key, ())
         return min((proof.rate_per_s for proof in proofs if proof.verdict == "unverified"), default=math.inf)
+
+    def _was_rejected(self, arm: Arm) -> bool:
+        return any(proof.verdict == "rejected" for proof in self._proofs.get(arm.key, ()))
 
     def disproved(self, arm: Arm) -> bool:
         """Tell whether a proof showed that the arm does not hold the rate that is asked for."""

@@ -25,7 +25,7 @@ from orchestrator.planner.capacity import LOAD_MAX, Need
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.explain import rate
 from orchestrator.planner.notebook import BATCH_TIE, Notebook
-from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Step, Verify
+from orchestrator.planner.steps import BLOCK_LEAST_S, Failed, Finish, Measure, Measured, Question, Result, Step, Verify
 from orchestrator.planner.verdict import Test, the_test
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
@@ -41,10 +41,10 @@ PROOFS_MAX = 3
 AGAIN_MAX = 3  # times that a tainted block is asked for again
 AGAIN_SHARE = 0.15  # of the budget, all of them together
 BLOCK_S, BLOCK_MAX_S = 0.5, 1.5
-BLOCK_INFERENCES = 25  # that a block should hold: the median of a block then has a tenth of its spread
+BLOCK_INFERENCES = 25  # of each request that a closed loop should hold: its median then has a tenth of their spread
 STEP_OVERHEAD_S = 0.3  # of a block: warming up again, and asking
 PROOF_START_S = 3.0  # until the worker that is proved serves
-DECIDING_S = 1.5  # of the budget, for predicting and for ending a worker: what begins within it shall end within it
+DECIDING_S = 2.0  # of the budget, for predicting and for ending a worker: what begins within it shall end within it
 PROOF_SPARE = 1.5  # times the requests that suffice when none is late: room for one that is, and for chance
 PROOF_LEAST_S = 1.0  # less shows nothing
 PROOF_GAP_S = 0.2
@@ -200,7 +200,7 @@ class Search:
         test = self._test(question.need, 0.0)
         rate = question.rate_per_s or max(self.notes.likely_rate(), 1e-9)
         start_s = PROOF_START_S + self._longest_compile_s()
-        return min(0.5 * question.budget_s, start_s + PROOF_SPARE * test.fewest / rate + test.blocks * PROOF_GAP_S)
+        return DECIDING_S + min(0.5 * question.budget_s, start_s + _sending_s(test, rate, PROOF_GAP_S))
 
     def _test(self, need: Need, service_s: float) -> Test:
         return the_test(need.percentile, service_s, blocks=PROOF_BLOCKS, strict=self.question.strict)
@@ -212,6 +212,7 @@ class Search:
         twin = self.notes.made_the_same(arm)
         if twin is not None:
             self.notes.drop(arm, f"OpenVINO makes the same of it as of {twin.name}")
+            self.notes.forget(arm)
             return False
         return (yield from self._busy_block(arm, 0))
 
@@ -328,7 +329,7 @@ class Search:
         if best is None or not known[best.key].batched or not self._may_compile():
             return False
         candidate = known[best.key]
-        if best.device == "CPU" and pays(self.notes.alone_median_s(best)):
+        if best.device == "CPU" and pays(self.notes.quickest_s(best)):
             return False  # the worker infers it where requests arrive, and gathers rows itself
         sizes = {arm.batch: arm for arm in candidate.batched}
         probe = sizes.get(BATCH_PROBE) or candidate.batched[-1]
@@ -381,7 +382,7 @@ class Search:
         notes, base = self.notes, self.notes.best()
         if base is None or base.requests is not None or base.key in self._stored:
             return False
-        if base.device == "CPU" and pays(notes.alone_median_s(base)):
+        if base.device == "CPU" and pays(notes.quickest_s(base)):
             return False  # the worker infers it where requests arrive
         slots = notes.slots(base)
         if slots != notes.streams(base) or self._left_s() < 2 * SPARE_ROUNDS * (BLOCK_S + self._overhead_s):
@@ -422,6 +423,8 @@ class Search:
     def _prove(self) -> Deciding:
         """Prove the best at what is asked for and the headroom; learn from a rejection, and prove what is then best."""
         notes = self.notes
+        if self.question.rate_per_s is None and notes.best_rate() <= 0:
+            return notes.decide("infeasible", None, "no arm is predicted to hold the SLO when served, at any rate")
         verdict: Verdict = "unverified"
         reason = "the budget has no room for a proof"
         for number in range(PROOFS_MAX):
@@ -467,7 +470,7 @@ class Search:
         seconds = question.budget_s - notes.seconds - PROOF_START_S - DECIDING_S
         if number + 1 < PROOFS_MAX and question.rate_per_s is not None and rate > question.rate_per_s:
             # Leave room to prove the rate itself, if its headroom stays undecided.
-            least = PROOF_SPARE * test.fewest / question.rate_per_s + test.blocks * gap_s
+            least = _sending_s(test, question.rate_per_s, gap_s)
             if seconds > 2 * least + PROOF_START_S:
                 seconds -= least + PROOF_START_S
         return Verify(arm, rate, question.need, test, question.seed + number, seconds, gap_s)
@@ -487,6 +490,11 @@ class Search:
         if question.need is not None and question.need.arrivals == "closed":
             return question.rate_per_s
         return min(question.rate_per_s * question.headroom, max(question.rate_per_s, likely))
+
+
+def _sending_s(test: Test, rate_per_s: float, gap_s: float) -> float:
+    """Return about how long a proof sends until it may say yes."""
+    return max(PROOF_SPARE * test.fewest / rate_per_s, test.blocks * BLOCK_LEAST_S) + test.blocks * gap_s
 
 
 def _usable(stored: Sequence[ArmProfile], found: Sequence[Candidate], question: Question) -> tuple[ArmProfile, ...]:

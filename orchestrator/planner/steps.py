@@ -16,6 +16,7 @@ from orchestrator.profiling.measurement import Arm, Block, Proof, ReadBack
 # for 0.6 MB (MobileNetV2), 0.61 for 2.0 MB with the answer (a detector). A proof may say otherwise.
 FRONT_END_BASE_S = 0.00015
 FRONT_END_S_PER_BYTE = 0.22e-9
+BLOCK_LEAST_S = 1.0  # of a proof: a queue that grows must have the time to
 FRONT_END_S = 0.0002  # where nothing is known of the model
 
 

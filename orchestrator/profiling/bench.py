@@ -90,7 +90,7 @@ class Bench:
         cores, own = os.sched_getaffinity(0), (os.getpid(), os.getppid())
         before = snapshot(cores, own)
         if order.paced:
-            taken = self._loop.paced(order.seconds, _pauses(order.round))
+            taken = self._loop.paced(order.seconds, pauses(order.round))
         elif order.rate_per_s is None:
             taken = self._loop.closed(order.concurrency, order.seconds)
         else:
@@ -99,7 +99,7 @@ class Bench:
         return as_block(self._arm, order, taken, between(before, snapshot(cores, own)))
 
 
-def _pauses(seed: int) -> Callable[[float], float]:
+def pauses(seed: int) -> Callable[[float], float]:
     """Return what gives the pause after an inference of so many seconds."""
     dice = Random(seed)
     return lambda took_s: min(PAUSE_MAX_S, dice.expovariate(1 / max(PAUSE_MIN_S, PAUSE_FACTOR * took_s)))

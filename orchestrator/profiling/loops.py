@@ -133,11 +133,12 @@ class Loop:
 
         The first of each are left out where enough follow. Raise FAILED or DEADLINE, after which it cannot be used.
         """
-        began = self._clock()
         limits = Limits(concurrency, self._rows, queue=concurrency)
-        run = _Run(Scheduler(limits), began + seconds, least or 2 * concurrency, closed=True)
+        run = _Run(Scheduler(limits), inf, least or 2 * concurrency, closed=True)
         with self._lock:
             self._run = run
+            began = self._clock()  # what comes before is no part of the first inference
+            run.stop_at = began + seconds
             for _ in range(concurrency):
                 run.arrive(began, began, self._rows)
             self._dispatch(run, began)

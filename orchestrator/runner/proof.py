@@ -24,7 +24,7 @@ from orchestrator.inventory.model import ModelInfo
 from orchestrator.planner import verdict as verdicts
 from orchestrator.planner.explain import rate
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
-from orchestrator.planner.steps import Verify
+from orchestrator.planner.steps import BLOCK_LEAST_S, Verify
 from orchestrator.planner.verdict import State, Test
 from orchestrator.profiling.children import LoadChild, environment
 from orchestrator.profiling.host_counters import between, snapshot
@@ -38,7 +38,6 @@ POLL_S = 0.05
 WARM_UP_S, WARM_UP_LEAST = 0.2, 5
 REQUEST_TIMEOUT_S = 120.0  # of the first request: a large model with open shapes generates code
 TAINTED_AGAIN_MAX = 2  # blocks that are run again because somebody else used the machine
-BLOCK_LEAST_S = 1.0  # a queue that grows must have the time to
 BLOCK_TIME_FACTOR = 3.0  # of what a block should take: a schedule of few requests varies
 LOAD_START_S = 1.0  # of the generator's process
 GENERATOR = "the load generator could not keep up"

@@ -16,13 +16,12 @@ from pathlib import Path
 from orchestrator.errors import Kind, OrchError
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.planner import verdict as verdicts
-from orchestrator.planner.steps import Verify
+from orchestrator.planner.steps import BLOCK_LEAST_S, Verify
 from orchestrator.profiling.children import LoadChild
 from orchestrator.profiling.host_counters import between, snapshot
 from orchestrator.profiling.measurement import Host, Proof
 from orchestrator.profiling.wire import LoadOrder, LoadReport
 from orchestrator.runner.proof import (
-    BLOCK_LEAST_S,
     GENERATOR,
     LOAD_START_S,
     TAINTED_AGAIN_MAX,

@@ -142,6 +142,19 @@ def test_a_capacity_that_a_run_corrected_says_so() -> None:
     assert said[0].endswith("within 200 ms, now that a run showed it to take 1.30 times as long.")
 
 
+def test_a_capacity_that_counts_how_long_answers_take_says_so() -> None:
+    said = explain(a_decision(stretch=1.7), an_slo(), 25.0, 2)
+    assert "counting that answers took 1.7 times as long in the run as inferences explain" in said[0]
+    assert "explain" not in explain(a_decision(), an_slo(), 25.0, 2)[0]
+
+
+def test_no_rate_is_advised_where_none_is_held() -> None:
+    nothing = Capacity(per_s=0.0, low_per_s=0.0, high_per_s=0.0)
+    for verdict in ("rejected", "unverified"):
+        said = explain(a_decision(verdict=verdict, capacity=nothing), an_slo(), 25.0, 2)
+        assert "0/s" not in said[-1]
+
+
 def test_a_speed_up_that_no_threads_could_reach_is_not_asked_for() -> None:
     said = explain(a_decision(capacity=a_capacity(45.0)), an_slo(), 25.0, 2)
     assert "even 2 times would not let 1 stream x 2 threads carry as much." in said[1]

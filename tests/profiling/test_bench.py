@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks import topologies
 from orchestrator.errors import Kind, OrchError
+from orchestrator.profiling.bench import PAUSE_MAX_S, PAUSE_MIN_S, pauses
 from orchestrator.profiling.children import BenchChild, environment
 from orchestrator.profiling.measurement import Arm, ArmProfile
 from orchestrator.profiling.wire import ToRun
@@ -60,9 +62,16 @@ def test_a_paced_block_says_so_and_runs_one_at_a_time(bench: BenchChild, model: 
     block = bench.block(ToRun(concurrency=1, seconds=0.1, paced=True), TIMEOUT_S)
     assert (block.paced, block.concurrency) == (True, 1)
     assert block.completed >= len(block.service_s) > 0
-    assert sum(block.service_s) < block.seconds, "the pauses are the rest"
+    assert sum(block.service_s) < 0.7 * block.seconds, "the pauses are the rest"
     with pytest.raises(OrchError, match="one inference is under way at a time"):
         bench.block(ToRun(concurrency=2, seconds=0.1, paced=True), TIMEOUT_S)
+
+
+def test_pauses_are_twice_an_inference_in_the_mean_within_bounds() -> None:
+    for took_s, mean_s in ((0.001, 0.002), (0.000001, PAUSE_MIN_S)):
+        pause_s = pauses(1)
+        assert statistics.fmean(pause_s(took_s) for _ in range(5000)) == pytest.approx(mean_s, rel=0.1)
+    assert max(pauses(2)(1.0) for _ in range(20)) == PAUSE_MAX_S
 
 
 def test_an_open_block_has_latencies_from_its_schedule(bench: BenchChild, model: Path) -> None:
