@@ -113,6 +113,13 @@ def test_it_sleeps_between_arrivals_and_says_what_it_used(body: Path) -> None:
     assert report.cpu < 0.3, "a generator that spins uses a whole core"
 
 
+def test_a_run_in_whose_time_nothing_is_due_does_not_call_the_generator_full(body: Path) -> None:
+    """Seen to fail: it ended at once, and had computed for 102 % of that moment."""
+    with StandIn() as server:
+        outcomes, report = run(an_order(body, server.port, rate_per_s=0.001, seconds=0.2, connections_max=1))
+    assert (outcomes, report.sent, report.full) == ([], 0, None)
+
+
 def test_a_measurement_that_was_cancelled_ends_the_generator(body: Path) -> None:
     with StandIn() as server, LoadChild(an_order(body, server.port), lambda: server.requests > 10) as child:
         pid = child.pid
