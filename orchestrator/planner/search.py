@@ -26,7 +26,7 @@ from orchestrator.planner.decision import Decision
 from orchestrator.planner.explain import rate
 from orchestrator.planner.notebook import BATCH_TIE, Notebook
 from orchestrator.planner.steps import BLOCK_LEAST_S, Failed, Finish, Measure, Measured, Question, Result, Step, Verify
-from orchestrator.planner.verdict import Test, the_test
+from orchestrator.planner.verdict import BLOCKS, Test, the_test
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
 
@@ -202,8 +202,10 @@ class Search:
         start_s = PROOF_START_S + self._longest_compile_s()
         return DECIDING_S + min(0.5 * question.budget_s, start_s + _sending_s(test, rate, PROOF_GAP_S))
 
-    def _test(self, need: Need, service_s: float) -> Test:
-        return the_test(need.percentile, service_s, blocks=PROOF_BLOCKS, strict=self.question.strict)
+    def _test(self, need: Need, service_s: float, seconds: float = math.inf) -> Test:
+        """Return the test; in a few seconds there is no room for all blocks, and fewer that are clean say something."""
+        blocks = PROOF_BLOCKS if seconds >= 2 * PROOF_BLOCKS * BLOCK_LEAST_S else BLOCKS
+        return the_test(need.percentile, service_s, blocks=blocks, strict=self.question.strict)
 
     def _first_blocks(self, arm: Arm) -> Asking:
         """Compile the arm with its first block, one inference at a time; then all requests at once."""
@@ -465,7 +467,8 @@ class Search:
     def _proof_of(self, arm: Arm, number: int) -> Verify:
         question, notes = self.question, self.notes
         assert question.need is not None
-        test = self._test(question.need, notes.service(arm).mean_s)
+        need, service_s = question.need, notes.service(arm).mean_s
+        test = self._test(need, service_s)
         rate, gap_s = self._proof_rate(arm), max(PROOF_GAP_S, test.episode_s)
         seconds = question.budget_s - notes.seconds - PROOF_START_S - DECIDING_S
         if number + 1 < PROOFS_MAX and question.rate_per_s is not None and rate > question.rate_per_s:
@@ -473,7 +476,8 @@ class Search:
             least = _sending_s(test, question.rate_per_s, gap_s)
             if seconds > 2 * least + PROOF_START_S:
                 seconds -= least + PROOF_START_S
-        return Verify(arm, rate, question.need, test, question.seed + number, seconds, gap_s)
+        test = self._test(need, service_s, seconds)
+        return Verify(arm, rate, need, test, question.seed + number, seconds, gap_s)
 
     def _proof_rate(self, arm: Arm) -> float:
         """Return the rate to prove: with the headroom if that is within reach, never less than what is asked for.

@@ -18,6 +18,7 @@ from orchestrator.planner.notebook import Notebook
 from orchestrator.planner.replay import Entry, Noise, replay, replayed, truth
 from orchestrator.planner.search import COMPILED_MAX, PROOF_BLOCKS, PROOFS_MAX, PROVED_ARMS_MAX, Search
 from orchestrator.planner.steps import Failed, Finish, Measure, Verify
+from orchestrator.planner.verdict import BLOCKS
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Host, Proof, ReadBack
 from tests.planner.tables import a_question, a_table
 
@@ -123,6 +124,15 @@ def test_a_yes_has_seen_five_blocks() -> None:
     assert all(step.test.blocks == PROOF_BLOCKS for step, _ in told if isinstance(step, Verify))
     assert decision.proof is not None
     assert (decision.verdict, decision.proof.blocks) == ("verified", PROOF_BLOCKS)
+
+
+def test_a_short_budget_has_a_yes_in_fewer_blocks() -> None:
+    """Seen to fail with five: 454 requests in time, and "decides nothing yet"."""
+    question, found = a_question({"latency": "20ms", "rate": "200/s"}, budget_s=15.0)
+    decision, told = replayed(a_table(found, thread_s=0.002), question, found)
+    (proof,) = [step for step, _ in told if isinstance(step, Verify)]
+    assert proof.test.blocks == BLOCKS < PROOF_BLOCKS
+    assert decision.verdict == "verified"
 
 
 def test_a_proof_that_held_tells_how_long_answers_take_when_served() -> None:
