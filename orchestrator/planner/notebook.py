@@ -132,7 +132,7 @@ class Notebook:
             cpus=self.question.cpus,
             front_end_s=self.question.front_end_s,
             inflation=self._inflation.get(arm.key, 1.0),
-            stretch=1.0 if self._was_rejected(profile.arm) else self._stretch,  # its inflation says it already
+            stretch=self._stretch,
             factors=self._factors(profile),
         )
 
@@ -346,10 +346,8 @@ class Notebook:
         A rejected one slows the prediction down, for the other arms by the root of it.
         """
         self._proofs.setdefault(arm.key, []).append(proof)
-        if proof.verdict == "verified" and len(proof.latency_s) >= STRETCH_ANSWERS and not proof.host.tainted():
-            block = max(1, proof.sent // proof.blocks)
-            service = self.service(arm)
-            self._stretch = observed_stretch(service, self._need, proof.rate_per_s, proof.latency_s, block=block)
+        if proof.verdict == "verified":
+            self._learn_stretch(arm, proof)
         if proof.verdict != "rejected":
             return
         for key in self._pruned:  # what they could not beat is not what it seemed
@@ -362,13 +360,18 @@ class Notebook:
             factor = seen if other.key == arm.key else seen**0.5
             self._inflation[other.key] = self._inflation.get(other.key, 1.0) * factor
 
+    def _learn_stretch(self, arm: Arm, proof: Proof) -> None:
+        """Learn from a proof that held on a quiet machine; after a rejection the inflation says it already."""
+        if self._inflation or proof.host.tainted() or len(proof.latency_s) < STRETCH_ANSWERS:
+            return
+        block = max(1, proof.sent // proof.blocks)
+        service = self.service(arm)
+        self._stretch = observed_stretch(service, self._need, proof.rate_per_s, proof.latency_s, block=block)
+
     def undecided_rate(self, arm: Arm) -> float:
         """Return the lowest rate of the arm that a proof left undecided, infinity where there is none."""
         proofs = self._proofs.get(arm.key, ())
         return min((proof.rate_per_s for proof in proofs if proof.verdict == "unverified"), default=math.inf)
-
-    def _was_rejected(self, arm: Arm) -> bool:
-        return any(proof.verdict == "rejected" for proof in self._proofs.get(arm.key, ()))
 
     def disproved(self, arm: Arm) -> bool:
         """Tell whether a proof showed that the arm does not hold the rate that is asked for."""

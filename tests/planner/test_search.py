@@ -457,6 +457,24 @@ def test_where_nothing_is_held_at_any_rate_no_run_is_made() -> None:
     assert decision.reason == "no arm is predicted to hold the SLO when served, at any rate"
 
 
+def test_after_a_rejection_lateness_is_counted_once() -> None:
+    """Seen to fail: the verified arm's curve had the rejection's inflation and a stretch on top of it."""
+    question, found = a_question(HUNDRED)
+    _, told = replayed(a_table(found, speedup=1.6), question, found)
+    measured = [result for step, result in told if isinstance(step, Measure)]
+    search, proofs = Search(question, found), 0
+    while not isinstance(step := search.next(), Finish):
+        if isinstance(step, Measure):
+            search.feed(measured.pop(0), seconds=1.0)
+            continue
+        proofs += 1
+        slow = a_proof(step, "rejected" if proofs == 1 else "verified")
+        search.feed(slow.model_copy(update={"latency_s": (0.11,) * 200}), seconds=2.0)
+    assert proofs > 1
+    assert step.decision.verdict == "verified"
+    assert (step.decision.inflation > 1, step.decision.stretch) == (True, 1.0)
+
+
 def test_a_busy_machine_teaches_nothing_of_how_long_answers_take() -> None:
     """Seen to call a healthy server full: others had the cores while it was proved."""
     question, found = a_question({"latency": "200ms", "rate": "15/s"})
