@@ -469,7 +469,7 @@ def test_after_a_rejection_lateness_is_counted_once() -> None:
             continue
         proofs += 1
         slow = a_proof(step, "rejected" if proofs == 1 else "verified")
-        search.feed(slow.model_copy(update={"latency_s": (0.11,) * 200}), seconds=2.0)
+        search.feed(slow.model_copy(update={"latency_s": (0.11 if proofs == 1 else 5.0,) * 200}), seconds=2.0)
     assert proofs > 1
     assert step.decision.verdict == "verified"
     assert (step.decision.inflation > 1, step.decision.stretch) == (True, 1.0)
