@@ -475,7 +475,7 @@ def halver(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 # Runs in a process of its own: OpenVINO recycles idle threads inside a process, and how they treat denormal numbers
-# stays with the thread.
+# stays with the thread, unless the device says that it keeps them.
 WHO_ANSWERS = """
 import json, sys, threading
 import numpy as np
@@ -483,19 +483,23 @@ from orchestrator.backend.base import CompileRequest
 from orchestrator.backend.openvino_backend import OpenVinoBackend
 
 path, device, properties = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-own = {"CPU": {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}, "XPU": {"NUM_STREAMS": "1"}}
+kept = {"CPU_DENORMALS_OPTIMIZATION": "NO"}
+own = {"CPU": {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1", **kept}, "XPU": {"NUM_STREAMS": "1"}}
 model = OpenVinoBackend().compile(CompileRequest(path, device, properties, own))
 actual = model.actual()
 ended = threading.Semaphore(0)
 requests = [model.create_request(ended.release) for _ in range(4)]
-zeros = 0
-for _ in range(10):
+data = np.full((1, 1_000_000), 1e-39, np.float32)
+flushed = set()
+for _ in range(200):
     for request in requests:
-        request.start([np.full((1, 1_000_000), 1e-39, np.float32)])
+        request.start([data])
     assert all([ended.acquire(timeout=20) for _ in requests])
-    zeros += sum(bool(request.outputs()[0][0, -1] == 0) for request in requests)
+    flushed |= {bool(request.outputs()[0][0, -1] == 0) for request in requests}
+    if len(flushed) == 2:
+        break
 model.close()
-print(json.dumps([actual.execution_devices, actual.optimal_requests, actual.streams, actual.threads, zeros]))
+print(json.dumps([actual.execution_devices, actual.optimal_requests, actual.streams, actual.threads, sorted(flushed)]))
 """
 
 
@@ -505,11 +509,12 @@ def test_two_devices_both_get_work(halver: str, device: str, properties: dict[st
     environment = {**os.environ, "ORCH_OPENVINO_PLUGINS": plugins, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", WHO_ANSWERS, halver, device, json.dumps(properties)]
     output = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=True).stdout
-    devices, optimal, streams, threads, zeros = json.loads(output)
+    devices, optimal, streams, threads, flushed = json.loads(output)
     assert devices == ["XPU", "CPU"]
     assert (optimal, streams, threads) == (2, 2, 2)
-    # Zero is what the second device makes of a denormal number; the first keeps it. Each answered some of the 40.
-    assert 0 < zeros < 40
+    # XPU flushes a denormal number to zero, CPU keeps it. A free device takes the next request, so where each start
+    # takes longer than an inference, as on a machine that is busy elsewhere, a few rounds may all go to one.
+    assert flushed == [False, True]
 
 
 def test_an_alias_is_listed_with_what_its_device_says() -> None:
