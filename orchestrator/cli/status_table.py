@@ -188,6 +188,9 @@ def milliseconds(value: float | None) -> str:
 
 
 def _short(value: float) -> str:
+    """Return three digits or so; two of what is less than one, however small."""
+    if 0 < value < 0.995:
+        return f"{float(f'{value:.2g}'):.9f}".rstrip("0")
     return f"{value:.1f}".removesuffix(".0") if value < 100 else f"{value:.0f}"
 
 

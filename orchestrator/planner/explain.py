@@ -8,6 +8,7 @@ from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
 TIE_MAX = 0.05  # relative; larger differences are never called a tie, however noisy the machine
+AS_GOOD = "as good as"  # in the reason of an arm that is tied with the chosen one
 STRETCH_SAID = 1.05
 FRONT_END_SAID = 0.02  # of the cores: less is not worth a sentence
 _STEPS = 30  # of a bisection: far below what is printed
@@ -173,7 +174,9 @@ def _runner_up(decision: Decision) -> str:
     mine, theirs = decision.capacity.per_s, best.capacity.per_s
     text = f"The next best, {best.arm.name}, is predicted to carry {interval(best.capacity)}"
     if mine <= 0 or abs(theirs - mine) <= min(TIE_MAX, decision.resolution or TIE_MAX) * mine:
-        return f"{text}, too close for this measurement to tell apart ({best.reason})."
+        if AS_GOOD in best.reason:
+            return f"{text}, too close for this measurement to tell apart, and is less simple."
+        return f"{text}, but was not taken: {best.reason}."
     if theirs > mine:
         return f"{text}, but was not taken: {best.reason}."
     return f"{text}, {100 * (1 - theirs / mine):.0f} % less."
@@ -212,6 +215,8 @@ def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) 
             return _infeasible(decision, slo, rate_per_s)
         case "unverified":
             return _unverified(decision, slo, rate_per_s)
+        case "rejected" if decision.proof and _fell_short(decision.proof, rate_per_s):
+            return f"Rejected: {decision.proof.reason}."
         case "verified" | "rejected" if decision.proof and slo:
             text = f"{decision.verdict.capitalize()}: {_run(decision.proof, slo, rate_per_s)}"
             return text if decision.verdict == "verified" else f"{text} The prediction was too hopeful."
@@ -221,9 +226,16 @@ def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) 
             return f"{decision.verdict.capitalize()}, without the record of a run."
 
 
+def _fell_short(proof: Proof, rate_per_s: float | None) -> bool:
+    """Tell whether callers that wait for their answers did not come to the rate."""
+    return proof.arrivals == "closed" and rate_per_s is not None and proof.rate_per_s < rate_per_s
+
+
 def _run(proof: Proof, slo: SloPlan, rate_per_s: float | None) -> str:
     missed = f"{proof.misses} of {_counted(proof.sent, 'request')} missed {duration(slo.latency_s)}"
     how = f"in an open loop ({proof.arrivals}) through the served path"
+    if proof.arrivals == "closed":
+        how = "by callers that wait for their answers, through the served path"
     return f"{_at(proof, rate_per_s)}, {missed} {how}{_latencies(proof, slo)}."
 
 
@@ -231,7 +243,11 @@ def _at(proof: Proof, rate_per_s: float | None) -> str:
     text = f"at {rate(proof.rate_per_s)}"
     if not rate_per_s or abs(proof.rate_per_s / rate_per_s - 1) <= 0.005:
         return text
-    return f"{text} ({proof.rate_per_s / rate_per_s:.2f} times the {rate(rate_per_s)} asked for)"
+    return f"{text} ({_times(proof.rate_per_s / rate_per_s)} the {rate(rate_per_s)} asked for)"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times" if ratio < 10 else f"{figure(ratio)} times"
 
 
 def _latencies(proof: Proof, slo: SloPlan) -> str:

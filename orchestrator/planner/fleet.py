@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.errors import Problem
+from orchestrator.planner.explain import rate
 from orchestrator.planner.lock import LockedMachine, drift_there
 from orchestrator.planner.modes import to_decide
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
@@ -14,6 +15,7 @@ from orchestrator.units import format_rate
 NO_LOCK = "measure once where it runs, review and commit it: orch plan --write-lock FILE"
 FETCH = "paths are relative to the manifest's folder"
 UNHELD = "lower slo.rate or allow more latency, then plan anew: orch plan --write-lock FILE"
+TOO_STRICT = "no rate is low enough: allow more latency, then plan anew: orch plan --write-lock FILE"
 
 
 def problems(wanted: Wanted) -> tuple[Problem, ...]:
@@ -36,10 +38,17 @@ def _lock(wanted: Wanted) -> Iterator[Problem]:
 
 
 def unheld(plan: DeploymentPlan, there: str = "this machine") -> Iterator[Problem]:
-    """Yield a problem for each model of the plan that was found not to hold its SLO."""
+    """Yield a problem for each model of the plan that was found not to hold its SLO, or is predicted not to."""
     for model in plan.models:
-        if model.verdict in {"infeasible", "rejected"}:
-            yield Problem(_unheld(model, there), f"{plan.name}/{model.name}", UNHELD)
+        if model.verdict in {"infeasible", "rejected"} or (model.verdict == "unverified" and _lacks(model)):
+            hint = TOO_STRICT if model.capacity_per_s == 0 else UNHELD
+            yield Problem(_unheld(model, there), f"{plan.name}/{model.name}", hint)
+
+
+def _lacks(model: ModelPlan) -> bool:
+    """Tell whether the rate that is asked for is more than the model is predicted to carry."""
+    asked = model.slo.rate_per_s if model.slo else None
+    return asked is not None and model.capacity_per_s is not None and model.capacity_per_s < asked
 
 
 def words(machine: LockedMachine) -> str:
@@ -59,9 +68,11 @@ def _on(machine: LockedMachine, wanted: Wanted) -> Iterator[Problem]:
 
 
 def _unheld(model: ModelPlan, there: str) -> str:
-    rate = model.slo.rate_per_s if model.slo else None
-    at = "" if rate is None else f" at {format_rate(rate)}"
-    most = "" if model.capacity_per_s is None else f", which carries {format_rate(model.capacity_per_s)}"
+    asked = model.slo.rate_per_s if model.slo else None
+    at = "" if asked is None else f" at {format_rate(asked)}"
+    most = "" if model.capacity_per_s is None else f", which carries {rate(model.capacity_per_s)}"
+    if model.capacity_per_s == 0:
+        most = ", which holds it at no rate"
     return f"the SLO does not hold{at} on {there}{most} ({model.verdict})"
 
 

@@ -19,9 +19,10 @@ from orchestrator.planner.capacity import (
     quantile,
 )
 from orchestrator.planner.decision import Capacity, Decision, Rejected
-from orchestrator.planner.explain import duration, rate
+from orchestrator.planner.explain import AS_GOOD, duration, rate
 from orchestrator.planner.steps import Measure, Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
+from orchestrator.scheduling.inline import pays
 
 TIE_MAX = 0.05  # differences above it are never called a tie, however noisy the machine
 # A batch must carry more than this beyond single rows. It computes all its rows for a lone request too, which takes as
@@ -33,6 +34,10 @@ STRETCH_ANSWERS = 150  # to learn from their tail
 DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not explain
 WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
 SEEN = 2  # rounds after which a median above it is none
+BEYOND = 2.0  # times what an arm serves fully loaded: nothing that a proof could still find out
+# Times the requests that the prediction has the server take in. It is told what one with few callers needs for each;
+# with many that come together it needs a third of that (benchmarks/README.md). Nobody was seen to reach this.
+FRONT_END_REACH = 10
 
 
 class Notebook:
@@ -193,7 +198,7 @@ class Notebook:
 
     def drop_infeasible(self, arm: Arm) -> None:
         """Take the arm out because even a lone request takes too long."""
-        floor = min(evidence.unloaded_s(self._profiles[arm.key], self._need.share).values())
+        floor = self._floor_s(arm)
         text = (
             f"a lone request takes {_ms(floor)} at p{self._need.percentile:g}, the SLO is {_ms(self._need.latency_s)}"
         )
@@ -276,6 +281,25 @@ class Notebook:
         """Return the largest capacity so far, 0 where none is known."""
         best = self.best()
         return self.capacity(best).per_s if best else 0.0
+
+    def beyond_reach(self) -> str:
+        """Return why the rate that is asked for is beyond every arm for sure; nothing where only a proof can tell.
+
+        On a machine that is busy elsewhere nothing is sure: it may not be for long.
+        """
+        asked = self.question.rate_per_s
+        if asked is None or self.ambient or self.never_quiet:
+            return ""
+        taken_in = FRONT_END_REACH / self.question.front_end_s if self.question.front_end_s > 0 else math.inf
+        if asked > taken_in:
+            return f"the server cannot take in {rate(asked)}, nor a part of that"
+        arms = self.contenders()
+        if any(arm.device == "CPU" and pays(self.quickest_s(arm)) for arm in arms):
+            return ""  # the worker gathers rows of these itself, and then carries more
+        most = max(arms, key=self.most_per_s)
+        if asked <= BEYOND * self.most_per_s(most) * (1 + 2 * self.resolution):
+            return ""
+        return f"even fully loaded {most.name} serves {rate(self.most_per_s(most))}, and {rate(asked)} was asked for"
 
     def likely_rate(self) -> float:
         """Return a rate that the best arm may hold, without simulating: half of the largest throughput."""
@@ -502,7 +526,7 @@ class Notebook:
         if less < -tie:
             return f"may hold {rate(own.per_s)}, more than {chosen.name} with {rate(best.per_s)}, but was not proved"
         if less < tie:
-            return f"holds {rate(own.per_s)}, as good as {chosen.name} with {rate(best.per_s)}, which is simpler"
+            return f"holds {rate(own.per_s)}, {AS_GOOD} {chosen.name} with {rate(best.per_s)}, which is simpler"
         return f"holds {rate(own.per_s)}, {100 * less:.0f} % less than {chosen.name} with {rate(best.per_s)}"
 
 

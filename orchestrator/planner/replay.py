@@ -12,7 +12,7 @@ from orchestrator.planner.capacity import Need, Service, capacity, simulated
 from orchestrator.planner.decision import Capacity, Decision
 from orchestrator.planner.search import Search
 from orchestrator.planner.steps import Failed, Finish, Measure, Measured, Question, Result, Verify
-from orchestrator.planner.verdict import Outcome, State, close, step, verdict
+from orchestrator.planner.verdict import Outcome, State, close, reaching, step, verdict
 from orchestrator.profiling.measurement import SAMPLES_MAX, Arm, ArmProfile, Block, Host, Proof, ReadBack
 
 ASKING_S = 0.2  # of a block, beside its seconds: warming up again
@@ -163,6 +163,7 @@ class _Machine:
         """Send requests in blocks, as a load generator would, until the test decides or the time is over."""
         self.seconds += entry.compile_s + SERVING_S
         state, latencies, refused, sent_s, blocks = State(), [], 0, 0.0, 0
+        closed, rate_per_s = ask.need.arrivals == "closed", ask.rate_per_s
         while verdict(ask.test, state) is None and sent_s < ask.seconds:
             slow, _ = self._disturbed()
             service = replace(self._table.service(ask.arm), inflation=slow)
@@ -182,9 +183,12 @@ class _Machine:
             blocks += 1
         self.seconds += min(sent_s, ask.seconds)
         found, reason = close(ask.test, state, "the budget is spent")
+        if closed:
+            rate_per_s = len(latencies) / max(ASKING_S, sent_s - blocks * ask.gap_s)
+            found, reason = reaching((found, reason), rate_per_s, ask.least_per_s)
         return Proof(
             arm=ask.arm.key,
-            rate_per_s=ask.rate_per_s,
+            rate_per_s=rate_per_s,
             arrivals=ask.need.arrivals,
             seed=ask.seed,
             sent=state.answered,

@@ -13,7 +13,7 @@ from orchestrator.manifest.spec import Deployment, ModelSpec, Quota, Tls, is_loo
 from orchestrator.planner import properties as keys
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.demand import Case, Choice, check_compile, choose
-from orchestrator.planner.explain import duration
+from orchestrator.planner.explain import rate
 from orchestrator.planner.layout import ThreadClaim, share_threads
 from orchestrator.planner.memory import Need, check_memory, need_of
 from orchestrator.planner.placement import Fault, Placement, place
@@ -250,7 +250,7 @@ def as_decided(plan: ModelPlan, decision: Decision) -> ModelPlan:
         "service_s": decision.service_s,
         "service_p99_s": decision.service_p99_s,
         "reasons": (*_decision_reasons(decision), *kept),
-        "warnings": (*plan.warnings, *_verdict_warnings(decision)),
+        "warnings": (*plan.warnings, *_verdict_warnings(decision, plan.slo.rate_per_s if plan.slo else None)),
     }
     return plan.model_copy(update=figures)
 
@@ -268,17 +268,22 @@ def _decision_reasons(decision: Decision) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def _verdict_warnings(decision: Decision) -> tuple[str, ...]:
+def _verdict_warnings(decision: Decision, rate_per_s: float | None) -> tuple[str, ...]:
     match decision.verdict:
         case "verified":
             return ()
+        case "unverified" if rate_per_s is not None and decision.capacity and decision.capacity.per_s < rate_per_s:
+            carries = rate(decision.capacity.per_s)
+            return (
+                f"the SLO is predicted not to hold at its rate: {carries} are carried, {rate(rate_per_s)} asked for",
+            )
         case "unverified":
             return ("the SLO was predicted and not proven by an open-loop run",)
         case "rejected":
             return ("the SLO does not hold at its rate: the open-loop run missed it; see the reasons",)
         case "infeasible":
-            floor = "" if decision.floor_s is None else f": {duration(decision.floor_s)} is the least it reaches"
-            return (f"the SLO cannot be held on this machine{floor}",)
+            why = f": {decision.reason}" if decision.reason else ""
+            return (f"the SLO cannot be held on this machine{why}",)
     assert_never(decision.verdict)
 
 

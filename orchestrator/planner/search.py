@@ -427,6 +427,9 @@ class Search:
         notes = self.notes
         if self.question.rate_per_s is None and notes.best_rate() <= 0:
             return notes.decide("infeasible", None, "no arm is predicted to hold the SLO when served, at any rate")
+        beyond = notes.beyond_reach()
+        if beyond:
+            return notes.decide("infeasible", None, beyond)
         verdict: Verdict = "unverified"
         reason = "the budget has no room for a proof"
         for number in range(PROOFS_MAX):
@@ -454,7 +457,7 @@ class Search:
 
     def _can_ask_less(self, arm: Arm, proof: Proof) -> bool:
         """Tell whether a lower rate is left to prove where the headroom's could neither be accepted nor rejected."""
-        return self._proof_rate(arm) < 0.99 * proof.rate_per_s
+        return proof.arrivals != "closed" and self._proof_rate(arm) < 0.99 * proof.rate_per_s
 
     def _to_prove(self) -> Arm | None:
         """Return the best arm that may still be proved, None where none may."""
@@ -477,7 +480,8 @@ class Search:
             if seconds > 2 * least + PROOF_START_S:
                 seconds -= least + PROOF_START_S
         test = self._test(need, service_s, seconds)
-        return Verify(arm, rate, need, test, question.seed + number, seconds, gap_s)
+        least_per_s = question.rate_per_s if need.arrivals == "closed" else None
+        return Verify(arm, rate, need, test, question.seed + number, seconds, gap_s, least_per_s)
 
     def _proof_rate(self, arm: Arm) -> float:
         """Return the rate to prove: with the headroom if that is within reach, never less than what is asked for.

@@ -54,6 +54,8 @@ class Verify:
     """Longest time of sending, gaps included."""
     gap_s: float
     """Idle time between blocks of `test.block` requests, after the last answer."""
+    least_per_s: float | None = None
+    """What callers that wait for their answers must reach together; None where it is the schedule that says it."""
 
 
 @dataclass(frozen=True, slots=True)

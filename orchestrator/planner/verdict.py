@@ -23,6 +23,7 @@ EPISODE = 5  # service times
 BLOCKS = 3
 OVERWHELMING = 3  # times the evidence that suffices from two blocks
 CONFIDENCE = 0.95  # of the exact test
+REACHED_MIN = 0.95  # of the rate that is asked for: callers that wait reach now more, now less
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,17 @@ def close(test: Test, state: State, stopped: str) -> tuple[Verdict, str]:
             return found, f"{seen} requests in {state.episodes} episodes, {allowed}"
         case _:
             return "unverified", f"{stopped}: {seen} requests decides nothing yet"
+
+
+def reaching(found: tuple[Verdict, str], per_s: float, least_per_s: float | None) -> tuple[Verdict, str]:
+    """Return the verdict and its reason for callers that wait for their answers, who must reach so many a second.
+
+    However soon they are answered, a rate that they do not reach is not held; a little less is too near to tell.
+    """
+    if found[0] != "verified" or least_per_s is None or per_s >= least_per_s:
+        return found
+    short: Verdict = "rejected" if per_s < REACHED_MIN * least_per_s else "unverified"
+    return short, f"the callers, who wait for their answers, reach {per_s:.4g}/s of {least_per_s:.4g}/s"
 
 
 def _hit(test: Test) -> float:

@@ -137,10 +137,11 @@ Verdict = Literal["verified", "rejected", "infeasible", "unverified"]
 
 
 class Proof(Facts):
-    """An open-loop run through the served path; latency counts from the scheduled arrival."""
+    """A run through the served path, open loop where callers do not wait; latency counts from the scheduled arrival."""
 
     arm: str
     rate_per_s: float
+    """Of the arrivals by schedule; of closed callers what they reached together."""
     arrivals: Literal["poisson", "constant", "bursty", "closed"] = "poisson"
     seed: int
     sent: int

@@ -213,7 +213,8 @@ def _step(member: Member, layout: Layout, seed: int, seconds: float, load: float
     option = layout.options[member.model]
     test = the_test(member.need.percentile, layout.forecasts[member.model].service_s)
     gap_s = max(GAP_S, min(1.0, test.episode_s))
-    return Verify(option.arm, load * member.rate_per_s, member.need, test, seed, seconds, gap_s)
+    least_per_s = member.rate_per_s if member.need.arrivals == "closed" else None
+    return Verify(option.arm, load * member.rate_per_s, member.need, test, seed, seconds, gap_s, least_per_s)
 
 
 def plan_of(ask: Ask, decisions: Mapping[str, Decision]) -> DeploymentPlan:

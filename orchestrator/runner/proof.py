@@ -40,6 +40,7 @@ REQUEST_TIMEOUT_S = 120.0  # of the first request: a large model with open shape
 TAINTED_AGAIN_MAX = 2  # blocks that are run again because somebody else used the machine
 BLOCK_TIME_FACTOR = 3.0  # of what a block should take: a schedule of few requests varies
 LOAD_START_S = 1.0  # of the generator's process
+RATE_LEAST = 1e-3
 GENERATOR = "the load generator could not keep up"
 Progress = Callable[[str], None]
 Cancelled = Callable[[], bool]
@@ -287,10 +288,11 @@ def pause(seconds: float, cancelled: Cancelled) -> None:
 
 
 def load_order(step: Verify, server: Server, base: LoadOrderBase, block: int, left_s: float) -> LoadOrder:
-    """Return the order for one block."""
+    """Return the order for one block: so many requests by a schedule, or so long by callers that wait."""
+    closed = step.need.arrivals == "closed"
     requests = max(step.test.block, math.ceil(step.rate_per_s * BLOCK_LEAST_S))
     usual_s = requests / step.rate_per_s
-    closed = step.need.arrivals == "closed"
+    longest_s = usual_s if closed else BLOCK_TIME_FACTOR * usual_s + LOAD_START_S
     return LoadOrder(
         host=server.host,
         port=server.port,
@@ -301,8 +303,8 @@ def load_order(step: Verify, server: Server, base: LoadOrderBase, block: int, le
         rate_per_s=None if closed else step.rate_per_s,
         callers=step.need.callers if closed else None,
         seed=1000 * step.seed + block,
-        seconds=max(0.1, min(left_s, BLOCK_TIME_FACTOR * usual_s + LOAD_START_S)),
-        requests_max=requests,
+        seconds=max(0.1, min(left_s, longest_s)),
+        requests_max=None if closed else requests,
         timeout_s=max(1.0, 2 * step.need.latency_s),
     )
 
@@ -366,13 +368,17 @@ def the_proof(step: Verify, seen: Seen, stopped: str) -> Proof:
     elif found != verdict(step.test, seen) and found == "rejected":
         late = sum(report.late_wakes for report in seen.reports)
         found, reason = "unverified", f"{GENERATOR} ({late} of {seen.state.answered} requests were sent late): {reason}"
+    rate_per_s = step.rate_per_s
+    if step.need.arrivals == "closed":
+        rate_per_s = max(RATE_LEAST, seen.answered / max(RATE_LEAST, sum(report.seconds for report in seen.reports)))
+        found, reason = verdicts.reaching((found, reason), rate_per_s, step.least_per_s)
     host = _mean(seen.hosts)
     if found != "verified" and host.tainted():
         reason += f"; {_disturbed(host)}"
     reports = seen.reports
     return Proof(
         arm=step.arm.key,
-        rate_per_s=step.rate_per_s,
+        rate_per_s=rate_per_s,
         arrivals=step.need.arrivals,
         seed=step.seed,
         sent=seen.state.answered,

@@ -8,7 +8,7 @@ import pytest
 from statuses import DETECTOR, ITEMS, NOW
 
 from orchestrator.cli.render import Cell, Colour, Column, Screen, Table, cut_end, cut_middle, table
-from orchestrator.cli.status_table import age, headroom_text, inline_text, plan_text, status_table
+from orchestrator.cli.status_table import age, headroom_text, inline_text, milliseconds, plan_text, status_table
 
 AT_60 = """\
 NAME                  HEALTH     RATE        P99/SLO  SAT
@@ -191,6 +191,15 @@ def test_a_deployment_without_models_has_a_row_of_its_own() -> None:
 )
 def test_a_plan_fits_into_a_word(plan: dict[str, object], text: str) -> None:
     assert plan_text(plan) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.001, "0.001ms"), (0.0834, "0.083ms"), (0.997, "1ms"), (0.0, "0ms"), (7.25, "7.2ms"), (112.4, "112ms")],
+)
+def test_a_latency_of_microseconds_is_not_told_as_none(value: float, text: str) -> None:
+    """Seen with an SLO of 1us, told as 0ms."""
+    assert milliseconds(value) == text
 
 
 def test_how_an_inline_model_is_inferred_is_told_in_words() -> None:

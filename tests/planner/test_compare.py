@@ -151,6 +151,19 @@ def test_cores_are_compared_where_the_manifest_states_them() -> None:
     assert problems(Wanted(deployment, on_two, {"detector": ModelFile(SHA)})) == ()
 
 
+def test_a_rate_that_is_predicted_not_to_be_carried_is_a_problem_though_no_run_said_so() -> None:
+    """Seen to pass the check, unverified, with a tenth of the rate."""
+    (problem,) = problems(wanted(HERE, decision=decided(verdict="unverified", capacity=a_capacity(2.4))))
+    assert problem.what.endswith("which carries 2.4/s (unverified)")
+    assert problem.hint.startswith("lower slo.rate or allow more latency")
+
+
+def test_no_lower_rate_is_advised_where_none_is_low_enough() -> None:
+    (problem,) = problems(wanted(HERE, decision=decided(verdict="infeasible", capacity=a_capacity(0.0))))
+    assert problem.what.endswith("which holds it at no rate (infeasible)")
+    assert problem.hint.startswith("no rate is low enough: allow more latency")
+
+
 @pytest.mark.parametrize("verdict", ["infeasible", "rejected"])
 def test_an_slo_that_does_not_hold_is_a_problem(verdict: str) -> None:
     late = wanted(HERE, decision=decided(verdict=verdict, capacity=a_capacity(12.0)))

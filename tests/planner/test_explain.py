@@ -108,11 +108,29 @@ def test_without_an_slo_there_is_a_throughput_and_no_promise() -> None:
 
 
 def test_a_tie_is_called_too_small_to_tell() -> None:
-    tie = a_rejected(an_arm(1, 2), 38.0, reason="a tie, and the other uses less memory")
-    said = explain(a_decision(rejected=(tie,)), an_slo(), 25.0, 2)
-    assert any(
-        "too close for this measurement to tell apart (a tie, and the other uses less memory)" in each for each in said
+    tie = a_rejected(
+        an_arm(1, 2), 38.0, reason="holds 38/s, as good as 2 streams x 1 thread with 38/s, which is simpler"
     )
+    said = explain(a_decision(rejected=(tie,)), an_slo(), 25.0, 2)
+    assert any(each.endswith("too close for this measurement to tell apart, and is less simple.") for each in said)
+
+
+def test_callers_that_wait_are_no_open_loop() -> None:
+    proof = a_proof(arrivals="closed")
+    said = explain(a_decision(proof=proof), an_slo(), 25.0, 2)
+    assert any("by callers that wait for their answers, through the served path" in each for each in said)
+    assert not any("open loop" in each for each in said)
+    short = a_proof(arrivals="closed", rate_per_s=12.0, verdict="rejected", reason="the callers reach 12/s of 25/s")
+    said = explain(a_decision(proof=short, verdict="rejected"), an_slo(), 25.0, 2)
+    assert "Rejected: the callers reach 12/s of 25/s." in said
+
+
+def test_what_was_refused_by_a_run_is_no_tie_however_close_the_prediction() -> None:
+    """Seen to say "too close to tell apart" of an arm that an open-loop run had rejected."""
+    lost = a_rejected(an_arm(1, 2), 38.0, reason="did not hold 31/s when served: 9 misses in 80 requests")
+    said = explain(a_decision(rejected=(lost,)), an_slo(), 25.0, 2)
+    assert any("but was not taken: did not hold 31/s when served: 9 misses in 80 requests." in each for each in said)
+    assert not any("too close" in each for each in said)
 
 
 def test_hints_are_compared_by_what_openvino_made_of_them() -> None:

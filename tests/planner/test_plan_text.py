@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from orchestrator.planner.diff import diff
 from orchestrator.planner.resolve import resolve
 from orchestrator.planner.text import changes_to_text, plan_to_text, summary
@@ -77,3 +79,21 @@ def test_a_measured_plan_says_verdict_capacity_why_and_the_proof() -> None:
     ):
         assert line in text.splitlines(), text
     assert "Batches" not in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "capacity_per_s", "reason", "warning"),
+    [
+        ("verified", 41.5, "", None),
+        ("unverified", 41.5, "", "the SLO was predicted and not proven by an open-loop run"),
+        ("unverified", 12.0, "", "the SLO is predicted not to hold at its rate: 12/s are carried, 25/s asked for"),
+        ("infeasible", 12.0, "none serves 25/s", "the SLO cannot be held on this machine: none serves 25/s"),
+    ],
+)
+def test_a_plan_warns_of_what_was_not_proven_and_why(
+    verdict: str, capacity_per_s: float, reason: str, warning: str | None
+) -> None:
+    deployment = a_deployment(a_model(slo={"latency": "200ms", "rate": "25/s"}))
+    decision = a_decision(model="detector", capacity=a_capacity(capacity_per_s), verdict=verdict, reason=reason)
+    plan = resolve(deployment, an_inventory(), model_infos(deployment), decisions={"detector": decision})
+    assert [each for each in plan.models[0].warnings if "SLO" in each] == [warning] * (warning is not None)

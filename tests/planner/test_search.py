@@ -49,7 +49,7 @@ def test_two_streams_are_taken_and_proved_with_headroom() -> None:
 def test_one_fat_stream_is_taken_where_only_it_can_hold_the_slo() -> None:
     decision = decide({"latency": "42ms", "rate": "1/s"})
     assert decision.arm.name == "LATENCY"
-    assert reasons(decision)["THROUGHPUT"].startswith("a lone request takes 43")
+    assert reasons(decision)["THROUGHPUT"].startswith("a lone request takes 44.8 ms at p99")
 
 
 def test_an_slo_below_the_floor_is_infeasible_within_fifteen_seconds() -> None:
@@ -66,6 +66,43 @@ def test_a_rate_beyond_every_arm_is_rejected_by_a_proof_not_by_a_guess() -> None
     assert decision.verdict == "rejected"
     assert decision.proof is not None
     assert decision.proof.rate_per_s == 60
+
+
+def test_a_rate_of_twice_what_any_arm_serves_fully_loaded_needs_no_proof() -> None:
+    """Seen to stay unverified, as no sender keeps up such a rate, and then to pass `orch plan --check`."""
+    decision = decide({"latency": "120ms", "rate": "110/s"})
+    assert (decision.verdict, decision.proof) == ("infeasible", None)
+    assert decision.reason.startswith("even fully loaded THROUGHPUT serves 48.8")
+    assert decision.reason.endswith("/s, and 110/s was asked for")
+    assert decision.capacity is not None
+    assert 0 < decision.capacity.per_s < 48
+    busy = decide({"latency": "120ms", "rate": "110/s"}, Noise(share=1.0))
+    assert busy.verdict == "rejected"  # on a machine that is busy elsewhere only a proof can tell
+
+
+def test_what_the_server_cannot_take_in_needs_no_proof_however_fast_the_model_is() -> None:
+    question, found = a_question({"latency": "120ms", "rate": "100000/s"})
+    table = a_table(found, thread_s=40e-6)
+    decision = replay(table, question, found)
+    assert (decision.verdict, decision.proof) == ("infeasible", None)
+    assert decision.reason == "the server cannot take in 100000/s, nor a part of that"
+
+
+def test_callers_that_wait_are_not_said_to_bring_a_rate_that_they_do_not() -> None:
+    """Seen to be verified at any rate: nothing is late where nobody comes too soon."""
+    closed = {"traffic": {"arrivals": "closed", "concurrency": 2}}
+    slo = {"latency": "120ms", "rate": "60/s"}
+    question, found = a_question(slo, model=closed)
+    decision = replay(a_table(found), question, found)
+    assert decision.verdict == "rejected"
+    assert decision.proof is not None
+    assert decision.proof.rate_per_s == pytest.approx(48, rel=0.1)
+    assert decision.reason.endswith("/s of 60/s")
+    question, found = a_question({**slo, "rate": "30/s"}, model=closed)
+    held = replay(a_table(found), question, found)
+    assert (held.verdict, held.proof is not None) == ("verified", True)
+    assert held.capacity is not None
+    assert held.capacity.per_s == pytest.approx(48, rel=0.1)
 
 
 def test_without_a_rate_the_most_is_sought_and_proved() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.planner.capacity import Need
@@ -67,3 +69,18 @@ def test_a_refusal_is_a_miss_however_late_it_was_asked_for(status: int) -> None:
 def test_a_generator_that_could_do_no_more_proves_nothing() -> None:
     seen = heard(0.020, 0.0)
     assert the_proof(STEP, seen, f"{GENERATOR} (the generator used 0.95 of one core)").verdict == "unverified"
+
+
+@pytest.mark.parametrize(
+    ("asked_per_s", "verdict_then", "said"),
+    [
+        (60.0, "verified", "0 misses in 210 requests, 1 % may miss"),
+        (72.0, "unverified", "the callers, who wait for their answers, reach 70/s of 72/s"),
+        (200.0, "rejected", "the callers, who wait for their answers, reach 70/s of 200/s"),
+    ],
+)
+def test_callers_that_wait_must_reach_the_rate(asked_per_s: float, verdict_then: str, said: str) -> None:
+    """Seen to call 20000/s verified of one caller that reached 3100/s, as no answer was late."""
+    step = replace(STEP, need=Need(SLO_S, 99.0, "closed", callers=1), rate_per_s=asked_per_s, least_per_s=asked_per_s)
+    proof = the_proof(step, heard(0.010, 0.0), "decided")
+    assert (proof.verdict, proof.reason, proof.rate_per_s) == (verdict_then, said, pytest.approx(70))
