@@ -205,6 +205,8 @@ def _front_end(decision: Decision, cpus: int) -> str:
     arm, capacity, each_s = decision.arm, decision.capacity, decision.front_end_s
     if arm.threads is None or capacity is None or capacity.per_s * each_s < FRONT_END_SAID * cpus:
         return ""
+    if capacity.per_s * each_s > 1:
+        return ""  # more than one event loop can: a run has shown that the server needs less
     share = f"{100 * capacity.per_s * each_s / cpus:.0f} % of the {_counted(cpus, 'core')} at {rate(capacity.per_s)}"
     return f"The server itself needs {duration(each_s)} of a core for each request, {share}; the prediction counts it."
 

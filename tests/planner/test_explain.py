@@ -115,6 +115,14 @@ def test_a_tie_is_called_too_small_to_tell() -> None:
     assert any(each.endswith("too close for this measurement to tell apart, and is less simple.") for each in said)
 
 
+def test_what_a_run_has_disproved_of_the_server_is_not_said() -> None:
+    """Seen to say that the server needs 113 % of the cores at a rate that it had just carried."""
+    held = a_decision(capacity=a_capacity(15_000.0), front_end_s=150e-6)
+    assert not any("The server itself" in each for each in explain(held, an_slo(), 25.0, 2))
+    predicted = a_decision(capacity=a_capacity(6600.0), front_end_s=150e-6)
+    assert any("The server itself needs 150 us" in each for each in explain(predicted, an_slo(), 25.0, 2))
+
+
 def test_callers_that_wait_are_no_open_loop() -> None:
     proof = a_proof(arrivals="closed")
     said = explain(a_decision(proof=proof), an_slo(), 25.0, 2)
