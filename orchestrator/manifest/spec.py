@@ -309,8 +309,8 @@ class Slo(Strict):
 class Traffic(Strict):
     """How requests come."""
 
-    arrivals: Literal["poisson", "constant", "closed"] = "poisson"
-    """`poisson`, `constant`, or `closed`: callers that each wait for their answer."""
+    arrivals: Literal["poisson", "constant", "bursty", "closed"] = "poisson"
+    """`poisson`, `constant`, `bursty` (gaps twice as uneven), or `closed`: callers that each wait for their answer."""
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Callers that wait at the same time, or cameras; bounds streams and requests."""
 

@@ -105,6 +105,19 @@ def test_callers_that_wait_are_not_said_to_bring_a_rate_that_they_do_not() -> No
     assert held.capacity.per_s == pytest.approx(48, rel=0.1)
 
 
+def test_bursty_arrivals_are_planned_for_and_proved_as_such() -> None:
+    capacities = {}
+    for arrivals in ("constant", "poisson", "bursty"):
+        question, found = a_question({"latency": "300ms", "rate": "10/s"}, model={"traffic": {"arrivals": arrivals}})
+        decision = replay(a_table(found, speedup=1.6), question, found)
+        assert decision.proof is not None
+        assert (decision.verdict, decision.proof.arrivals) == ("verified", arrivals)
+        assert decision.capacity is not None
+        capacities[arrivals] = decision.capacity.per_s
+    assert capacities["bursty"] < 0.8 * capacities["poisson"]
+    assert capacities["poisson"] <= capacities["constant"]
+
+
 def test_without_a_rate_the_most_is_sought_and_proved() -> None:
     decision = decide({"latency": "120ms"}, speedup=1.6)
     assert (decision.arm.name, decision.verdict) == ("THROUGHPUT", "verified")
@@ -395,7 +408,7 @@ def a_proof(step: Verify, verdict: Literal["rejected", "verified"]) -> Proof:
 @given(
     latency_ms=st.sampled_from([10, 30, 60, 150, 500]),
     rate=st.sampled_from([None, 1, 20, 200]),
-    arrivals=st.sampled_from(["poisson", "constant", "closed"]),
+    arrivals=st.sampled_from(["poisson", "constant", "bursty", "closed"]),
     thread_ms=st.sampled_from([0.5, 5, 40, 300]),
     speedup=st.floats(0.8, 2.0),
     beside=st.floats(1.0, 1.6),
