@@ -89,7 +89,7 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     if abs(decision.inflation - 1) > 0.005:
         carries += f", now that a run showed it to take {decision.inflation:.2f} times as long"
     if decision.stretch > STRETCH_SAID:
-        carries += f", counting that answers took {decision.stretch:.2g} times as long in the run as inferences explain"
+        carries += f", counting that answers took {decision.stretch:.2g} times as long in a run as inferences explain"
     return f"{where}, chosen of {tried} measured{took}: {carries}."
 
 

@@ -43,7 +43,7 @@ FRONT_END_REACH = 10
 class Notebook:
     """All that was measured and concluded. Arms are told apart by their keys."""
 
-    def __init__(self, question: Question, stored: Sequence[ArmProfile]) -> None:
+    def __init__(self, question: Question, stored: Sequence[ArmProfile], stretch: float | None = None) -> None:
         self.question = question
         self.seconds = 0.0
         self.compiled: set[str] = set()
@@ -51,7 +51,8 @@ class Notebook:
         self._out: dict[str, tuple[Arm, str]] = {}
         self._pruned: set[str] = set()
         self._inflation: dict[str, float] = {}
-        self._stretch = 1.0
+        self.stretch = stretch
+        """Observed over predicted latency, None where no proof has taught it."""
         self._proofs: dict[str, list[Proof]] = {}
         self._capacities: dict[tuple[str, int, int, float, float], Capacity] = {}
 
@@ -137,7 +138,7 @@ class Notebook:
             cpus=self.question.cpus,
             front_end_s=self.question.front_end_s,
             inflation=self._inflation.get(arm.key, 1.0),
-            stretch=self._stretch,
+            stretch=self.stretch or 1.0,
             factors=self._factors(profile),
         )
 
@@ -153,7 +154,7 @@ class Notebook:
         anchor = self.anchor
         blocks = len(self._profiles[arm.key].blocks)
         footing = len(self._profiles[anchor.key].blocks) if anchor and self._factors(self._profiles[arm.key]) else 0
-        known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0), self._stretch)
+        known = (arm.key, blocks, footing, self._inflation.get(arm.key, 1.0), self.stretch or 1.0)
         if known not in self._capacities:
             self._capacities[known] = capacity(self.service(arm), self._need, seed=self.question.seed)
         return self._capacities[known]
@@ -390,7 +391,7 @@ class Notebook:
             return
         block = max(1, proof.sent // proof.blocks)
         service = self.service(arm)
-        self._stretch = observed_stretch(service, self._need, proof.rate_per_s, proof.latency_s, block=block)
+        self.stretch = observed_stretch(service, self._need, proof.rate_per_s, proof.latency_s, block=block)
 
     def undecided_rate(self, arm: Arm) -> float:
         """Return the lowest rate of the arm that a proof left undecided, infinity where there is none."""
@@ -475,7 +476,7 @@ class Notebook:
             verdict=verdict,
             reason=reason,
             inflation=self._inflation.get(arm.key, 1.0),
-            stretch=self._stretch,
+            stretch=self.stretch or 1.0,
             proof=proof,
             floor_s=min(self._floor_s(each) for each in self.measured()) if self.question.need else None,
             rejected=self._rejected(arm, predicted),

@@ -61,13 +61,22 @@ Deciding = Generator[Measure | Verify, Result, Decision]
 
 
 class Search:
-    """One search. `stored` are profiles of this model on this machine: what they hold is not measured again."""
+    """One search. `stored` are profiles of this model on this machine: what they hold is not measured again.
 
-    def __init__(self, question: Question, found: Sequence[Candidate], stored: Sequence[ArmProfile] = ()) -> None:
+    `stretch` is what an earlier proof taught of it: all that a prediction has, while a search learns its own.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        found: Sequence[Candidate],
+        stored: Sequence[ArmProfile] = (),
+        stretch: float | None = None,
+    ) -> None:
         assert found, "a model that has a place has an arm"
         self.question = question
         usable = _usable(stored, found, question)
-        self.notes = Notebook(question, usable)
+        self.notes = Notebook(question, usable, stretch if question.predict else None)
         self._found = tuple(found)
         self._stored = {profile.arm.key for profile in usable}
         self._work: Deciding | None = None

@@ -128,6 +128,8 @@ class Profile(Facts):
     """Input shapes that the manifest gave, by name: with others it is another model."""
     resolution: float | None = None
     """Half-width of the ratio of the anchor arm to itself over rounds: differences below it are ties."""
+    stretch: float | None = None
+    """Observed over predicted latency, from the last proof that taught it; None where none did."""
     arms: tuple[ArmProfile, ...] = ()
     measured: str = ""
     """When, RFC 3339."""

@@ -80,8 +80,9 @@ class ProfileStore:
 
 
 def merged(earlier: Profile, later: Profile) -> Profile:
-    """Return the later profile with the arms that only the earlier one has."""
-    return later.model_copy(update={"arms": _merged_arms(earlier.arms, later.arms)})
+    """Return the later profile with the arms that only the earlier one has, and what only its proof taught."""
+    stretch = earlier.stretch if later.stretch is None else later.stretch
+    return later.model_copy(update={"arms": _merged_arms(earlier.arms, later.arms), "stretch": stretch})
 
 
 def _merged_arms(earlier: Iterable[ArmProfile], later: Iterable[ArmProfile]) -> tuple[ArmProfile, ...]:

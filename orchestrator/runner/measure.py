@@ -161,7 +161,11 @@ class _Measuring:
         found = candidates(
             subject.spec, subject.info, subject.inventory, cpus=subject.cpus, own_cores=subject.cores is not None
         )
-        search = self._search = Search(question, found, self._stored())
+        stored = self._stored()
+        search = Search(question, found)
+        if stored is not None:
+            search = Search(question, found, stored.arms, stored.stretch)
+        self._search = search
         while True:
             if self._around.cancelled():
                 raise OrchError(Kind.CANCELLED, "the measurement was cancelled")
@@ -179,10 +183,9 @@ class _Measuring:
         """Return all that was measured, stored profiles included."""
         return self._search.profiles if self._search is not None else ()
 
-    def _stored(self) -> tuple[ArmProfile, ...]:
+    def _stored(self) -> Profile | None:
         store = self._around.store
-        profile = None if store is None or self._around.fresh else store.load(self._subject.key)
-        return () if profile is None else profile.arms
+        return None if store is None or self._around.fresh else store.load(self._subject.key)
 
     def _do(self, step: Measure | Verify) -> Result:
         """Return the result of a step, or why there is none; raise only when all must end."""
@@ -256,6 +259,7 @@ class _Measuring:
                 cpus=key.cpus,
                 shapes={name: tuple(dims) for name, dims in key.shapes.items()},
                 resolution=search.notes.resolution,
+                stretch=search.notes.stretch,
                 arms=search.profiles,
                 measured=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             )

@@ -85,17 +85,17 @@ def from_profiles(profiles: Sequence[Profile]) -> Measure:
 
 def _predicted(ask: Ask, spec: ModelSpec, profiles: Sequence[Profile]) -> Decision | None:
     info, here = ask.infos[spec.name], fingerprint(ask.inventory)
-    stored = [
-        arm
+    fitting = [
+        profile
         for profile in profiles
         if (profile.model_sha256, profile.fingerprint, profile.cpus) == (info.sha256, here, ask.cpus)
         and {name: list(dims) for name, dims in profile.shapes.items()} == spec.shapes
-        for arm in profile.arms
     ]
+    stored = [arm for profile in fitting for arm in profile.arms]
     if not stored:
         return None
     question = question_of(spec, info, cpus=ask.cpus, budget_s=ask.budget_s, predict=True)
-    step = Search(
-        question, candidates(spec, info, ask.inventory, cpus=ask.cpus, own_cores=ask.cores is not None), stored
-    ).next()
+    found = candidates(spec, info, ask.inventory, cpus=ask.cpus, own_cores=ask.cores is not None)
+    taught = [profile.stretch for profile in fitting if profile.stretch is not None]
+    step = Search(question, found, stored, max(taught, default=None)).next()
     return step.decision if isinstance(step, Finish) else None

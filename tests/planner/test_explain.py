@@ -170,7 +170,7 @@ def test_a_capacity_that_a_run_corrected_says_so() -> None:
 
 def test_a_capacity_that_counts_how_long_answers_take_says_so() -> None:
     said = explain(a_decision(stretch=1.7), an_slo(), 25.0, 2)
-    assert "counting that answers took 1.7 times as long in the run as inferences explain" in said[0]
+    assert "counting that answers took 1.7 times as long in a run as inferences explain" in said[0]
     assert "explain" not in explain(a_decision(), an_slo(), 25.0, 2)[0]
 
 

@@ -227,6 +227,12 @@ def test_a_prediction_proves_nothing_and_with_stored_profiles_measures_nothing()
     assert (again.arm, again.compiled, again.seconds) == (first.arm, 0, 0)
 
 
+def test_a_measurement_learns_anew_how_long_answers_take_and_a_prediction_believes_what_is_known() -> None:
+    question, found = a_question(HUNDRED)
+    for predict, believed in ((True, 3.0), (False, None)):
+        assert Search(replace(question, predict=predict), found, (), 3.0).notes.stretch == believed
+
+
 def test_stored_profiles_leave_only_the_proof_to_do() -> None:
     question, found = a_question(HUNDRED)
     table = a_table(found, speedup=1.6)

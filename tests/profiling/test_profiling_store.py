@@ -52,6 +52,15 @@ def test_arms_of_an_earlier_profile_stay_unless_measured_again(tmp_path: Path) -
     assert counts == {"1 streams": 10, "2 streams": 99, "4 streams": 99}
 
 
+def test_what_a_proof_taught_stays_until_another_teaches_more(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path)
+    for taught, kept in ((None, None), (1.4, 1.4), (None, 1.4), (1.1, 1.1)):
+        store.save(a_profile(an_arm_profile(1), stretch=taught))
+        found = store.load(Key.of(a_profile()))
+        assert found is not None
+        assert found.stretch == kept
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"kind": "Profile"}', "\x00" * 100])
 def test_a_broken_file_is_as_if_it_were_not_there_and_is_replaced(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture

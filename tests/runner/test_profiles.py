@@ -71,6 +71,15 @@ def test_a_profile_decides_without_the_machine_and_proves_nothing() -> None:
     assert decided(a_profile()) == {"detector": decision}, "same profile, same decision"
 
 
+def test_a_profile_brings_along_how_long_answers_took_when_served() -> None:
+    """Seen to predict 915/s elsewhere of an arm that was known to carry 710/s here."""
+    plain, taught = decided(a_profile())["detector"], decided(a_profile(stretch=2.5))["detector"]
+    assert (plain.stretch, taught.stretch) == (1.0, 2.5)
+    assert plain.capacity is not None
+    assert taught.capacity is not None
+    assert taught.capacity.per_s < 0.8 * plain.capacity.per_s
+
+
 @pytest.mark.parametrize(
     "over",
     [
