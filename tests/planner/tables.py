@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.planner.arms import Candidate, by_key, candidates, with_spare
-from orchestrator.planner.replay import Entry, Table
 from orchestrator.planner.steps import Question, question_of
 from orchestrator.profiling.measurement import Arm, ReadBack
 from tests.builders import a_cpu, a_deployment, a_model, a_model_info, an_inventory
+from tests.planner.replay import Entry, Table
 
 SAMPLES = 400
 

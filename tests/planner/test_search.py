@@ -15,11 +15,11 @@ from orchestrator.planner import evidence
 from orchestrator.planner.arms import by_key, with_spare
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.notebook import Notebook
-from orchestrator.planner.replay import Entry, Noise, replay, replayed, truth
 from orchestrator.planner.search import COMPILED_MAX, PROOF_BLOCKS, PROOFS_MAX, PROVED_ARMS_MAX, Search
 from orchestrator.planner.steps import Failed, Finish, Measure, Verify
 from orchestrator.planner.verdict import BLOCKS
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Host, Proof, ReadBack
+from tests.planner.replay import Entry, Noise, replay, replayed, truth
 from tests.planner.tables import a_question, a_table
 
 HUNDRED = {"latency": "120ms", "rate": "20/s"}
