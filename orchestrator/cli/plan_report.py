@@ -36,11 +36,7 @@ def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = (
     from orchestrator.planner.report import machine_facts, report_html  # the planner brings pydantic
 
     stored = _Profiles(profiles)
-    models = [
-        _told(step.plan, model, step.assembled.found.decisions.get(model.name), stored, several=len(found) > 1)
-        for step in found
-        for model in step.plan.models
-    ]
+    models = [_told(step, model, stored, several=len(found) > 1) for step in found for model in step.plan.models]
     facts = machine_facts(found[0].assembled.facts.inventory) if found else ()
     title = f"Plan of {', '.join(step.name for step in found)}"
     put(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
@@ -73,15 +69,17 @@ class _Profiles:
         return stored_profiles(state_dir(os.environ), model.sha256, plan.fingerprint)
 
 
-def _told(
-    plan: DeploymentPlan, model: ModelPlan, decision: Decision | None, profiles: _Profiles, *, several: bool
-) -> Planned | ByRule:
+def _told(step: Step, model: ModelPlan, profiles: _Profiles, *, several: bool) -> Planned | ByRule:
     from orchestrator.planner.report import ByRule, Planned  # as above
 
+    plan, decision = step.plan, step.assembled.found.decisions.get(model.name)
     name = f"{plan.name}/{model.name}" if several else model.name
     if decision is None:
         return ByRule(model, name)
-    return Planned(decision, model.slo, plan.cpus, profiles.of(plan, model, decision), name)
+    (spec,) = (each for each in step.assembled.document.deployment.spec.models if each.name == model.name)
+    return Planned(
+        decision, model.slo, plan.cpus, profiles.of(plan, model, decision), name, arrivals=spec.traffic.arrivals
+    )
 
 
 def put(path: Path, text: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -17,6 +18,7 @@ from orchestrator.planner.page import cell, facts, figures, listed, page, table
 from orchestrator.planner.plan import ModelPlan, SloPlan
 from orchestrator.planner.steps import FRONT_END_S
 from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, Verdict
+from orchestrator.scheduling.arrivals import Arrivals
 from orchestrator.units import format_size
 
 PERCENTILE = 99.0  # drawn where no SLO names another
@@ -33,6 +35,14 @@ _FOOT = (
 )
 
 
+_ARRIVALS: Mapping[Arrivals, str] = {
+    "poisson": "Poisson",
+    "constant": "evenly spaced",
+    "bursty": "bursty",
+    "closed": "Poisson",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What the report tells of one model."""
@@ -45,6 +55,8 @@ class Planned:
     """Gives the curves; without it the capacities alone are drawn."""
     name: str = ""
     """As the page shall call it; the decision's model by default."""
+    arrivals: Arrivals = "poisson"
+    """How its requests come."""
 
     @property
     def called(self) -> str:
@@ -262,6 +274,7 @@ def _series(
     if profile:
         ceiling_s, inflation = _ceiling_s(model), found.inflation
         own_s = model.decision.front_end_s or FRONT_END_S
+        carried = found.capacity.per_s if found.capacity else 0.0
         points = curve(
             profile,
             percentile,
@@ -271,6 +284,8 @@ def _series(
             inflation=inflation,
             stretch=model.decision.stretch,
             front_end_s=own_s,
+            arrivals="poisson" if model.arrivals == "closed" else model.arrivals,
+            most_per_s=max(carried, 1 / model.decision.front_end_s) if model.decision.front_end_s else math.inf,
         )
     return Series(number, found.arm.name, f"{ident}-arm-{number}", points, found.capacity)
 
@@ -309,7 +324,7 @@ def _figure(ident: str, model: Planned, rows: Sequence[_Row]) -> str:
     )
     return (
         f"<h3>Latency against arrival rate</h3>\n<figure>\n{chart(drawing, ident)}\n"
-        f"<figcaption>{escape(_legend(drawing))}</figcaption>\n</figure>"
+        f"<figcaption>{escape(_legend(drawing, model))}</figcaption>\n</figure>"
     )
 
 
@@ -320,10 +335,17 @@ def _described(model: Planned, rows: Sequence[_Row]) -> str:
     return f"{slo}Capacity of each arm, the chosen one first: {'; '.join(told)}. The table below has all figures."
 
 
-def _legend(drawing: Drawing) -> str:
+def _legend(drawing: Drawing, model: Planned) -> str:
     parts = []
     if any(series.points for series in drawing.series):
-        parts.append("Curves: simulated from measured service times, Poisson arrivals.")
+        parts.append(f"Curves: simulated from measured service times, {_ARRIVALS[model.arrivals]} arrivals.")
+        own_s = model.decision.front_end_s
+        if own_s and any(series.capacity and series.capacity.per_s * own_s > 0.99 for series in drawing.series):
+            parts.append("They end where the server itself can take in no more.")
+        if model.arrivals == "closed":
+            parts.append(
+                "Callers that wait for their answers bring no more than they reach, so their mark may lie before."
+            )
     if drawing.slo_s is not None:
         parts.append(
             "Marks on the SLO line: capacity with its interval. The filled mark and thick curve are the chosen arm."

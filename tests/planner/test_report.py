@@ -15,8 +15,10 @@ from orchestrator.planner.chart import Series, ticks
 from orchestrator.planner.curve import BUSY, Point, curve
 from orchestrator.planner.report import ByRule, Planned, machine_facts, report_html
 from orchestrator.planner.report_style import DARK, LIGHT, TEXTS
+from orchestrator.scheduling.arrivals import Arrivals
 from tests.builders import an_inventory
 from tests.builders_decision import (
+    a_capacity,
     a_decision,
     a_hint_decision,
     a_many_armed_decision,
@@ -354,6 +356,27 @@ def test_what_a_proof_taught_moves_the_curve_with_the_capacity() -> None:
     plain, slower = (curve(profile, 99.0, 1.0, cpus=2, arms=5, inflation=factor) for factor in (1.0, 2.0))
     assert slower[0].per_s == pytest.approx(plain[0].per_s / 2)
     assert slower[0].latency_s == pytest.approx(2 * plain[0].latency_s, rel=0.05)
+
+
+def test_a_curve_ends_where_the_server_takes_in_no_more() -> None:
+    """Seen to run on to twice the capacity that stood beside it, and to cross the SLO only there."""
+    profile = a_profile(a_decision()).arms[0]
+    points = curve(profile, 99.0, 100.0, cpus=2, arms=5, most_per_s=20.0)
+    assert points[-1].per_s == pytest.approx(max(BUSY) * 20.0)
+    own = verified(capacity=a_capacity(41.5), front_end_s=1 / 41.5)
+    assert "They end where the server itself can take in no more." in Page(html(own)).root.text()
+    assert "can take in no more" not in Page(html(verified())).root.text()
+
+
+def test_curves_are_drawn_for_the_arrivals_that_are_planned_for() -> None:
+    profile = a_profile(a_decision()).arms[0]
+    kinds: tuple[Arrivals, ...] = ("constant", "poisson", "bursty")
+    even, random, bursty = (curve(profile, 99.0, 100.0, cpus=2, arms=5, arrivals=kind)[5].latency_s for kind in kinds)
+    assert even < random < bursty
+    text = Page(html(replace(verified(), arrivals="bursty"))).root.text()
+    assert "simulated from measured service times, bursty arrivals" in text
+    waiting = Page(html(replace(verified(), arrivals="closed"))).root.text()
+    assert "Callers that wait for their answers bring no more than they reach" in waiting
 
 
 def test_an_arm_without_service_times_has_no_curve() -> None:
