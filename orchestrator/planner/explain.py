@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.planner.capacity import Need, Service, formula_capacity, quantile
+from orchestrator.planner.capacity import INFLATION_MAX, Need, Service, formula_capacity, quantile
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
@@ -87,7 +87,8 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     took = f" in {decision.seconds:.0f} s" if decision.seconds >= 0.5 else ""
     carries = f"predicted to carry {interval(decision.capacity)} with {_promise(slo)}"
     if abs(decision.inflation - 1) > 0.005:
-        carries += f", now that a run showed it to take {decision.inflation:.2f} times as long"
+        least = "at least " if decision.inflation >= INFLATION_MAX * 0.99 else ""
+        carries += f", now that a run showed it to take {least}{decision.inflation:.2f} times as long"
     if decision.stretch > STRETCH_SAID:
         carries += f", counting that answers took {decision.stretch:.2g} times as long in a run as inferences explain"
     return f"{where}, chosen of {tried} measured{took}: {carries}."
@@ -179,7 +180,10 @@ def _runner_up(decision: Decision) -> str:
         return f"{text}, but was not taken: {best.reason}."
     if theirs > mine:
         return f"{text}, but was not taken: {best.reason}."
-    return f"{text}, {100 * (1 - theirs / mine):.0f} % less."
+    less = f"{100 * (1 - theirs / mine):.0f} % less"
+    if best.capacity.high_per_s >= mine:
+        return f"{text}, {less}, though its interval reaches as far."
+    return f"{text}, {less}."
 
 
 def _batches(decision: Decision) -> str:
@@ -256,7 +260,8 @@ def _latencies(proof: Proof, slo: SloPlan) -> str:
     median, tail = observed_s(proof, 50), observed_s(proof, slo.percentile)
     if median is None or tail is None:
         return ""
-    return f"; median {duration(median)}, p{slo.percentile:g} {duration(tail)}"
+    of = "" if proof.answered >= proof.sent else f"of the {proof.answered} that were answered "
+    return f"; {of}median {duration(median)}, p{slo.percentile:g} {duration(tail)}"
 
 
 def _infeasible(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) -> str:

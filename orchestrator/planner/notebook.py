@@ -10,6 +10,7 @@ from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, simplicity
 from orchestrator.planner.capacity import (
+    INFLATION_MAX,
     LOAD_MAX,
     Need,
     Service,
@@ -378,12 +379,14 @@ class Notebook:
         for key in self._pruned:  # what they could not beat is not what it seemed
             self._out.pop(key, None)
         self._pruned.clear()
+        if proof.arrivals != "closed" and proof.rate_per_s > self.capacity(arm).high_per_s:
+            return  # as predicted
         seen = DISPROVED_INFLATION
         if len(proof.latency_s) >= ENOUGH_ANSWERS:
             seen = max(seen, observed_inflation(self.service(arm), self._need, proof.rate_per_s, proof.latency_s))
         for other in self.measured():
             factor = seen if other.key == arm.key else seen**0.5
-            self._inflation[other.key] = self._inflation.get(other.key, 1.0) * factor
+            self._inflation[other.key] = min(INFLATION_MAX, self._inflation.get(other.key, 1.0) * factor)
 
     def _learn_stretch(self, arm: Arm, proof: Proof) -> None:
         """Learn from a proof that held on a quiet machine; after a rejection the inflation says it already."""
@@ -420,6 +423,11 @@ class Notebook:
             low, high = max(predicted.low_per_s, *held, 0.0), max(predicted.high_per_s, *held, 0.0)
             per_s = max(predicted.per_s, *held, 0.0)
             predicted = predicted.model_copy(update={"per_s": per_s, "low_per_s": low, "high_per_s": high})
+        missed = self._missed_at(arm)
+        if predicted and not held and missed < predicted.high_per_s:
+            figures = (predicted.per_s, predicted.low_per_s, predicted.high_per_s)
+            per_s, low, high = (min(value, missed) for value in figures)
+            predicted = predicted.model_copy(update={"per_s": per_s, "low_per_s": low, "high_per_s": high})
         proofs = self._proofs.get(arm.key)
         return self._decision(arm, verdict, reason, predicted, proofs[-1] if proofs else None)
 
@@ -429,14 +437,29 @@ class Notebook:
         Rejected where what is asked for was disproved; a proof that asked for more than that leaves it unverified.
         """
         arm = self._least_bad()
-        if verdict == "rejected" and self.question.rate_per_s is not None and not self.disproved(arm):
+        if verdict == "rejected" and self.question.rate_per_s is None:
+            reason = f"no rate was asked for, and a run at {rate(self._missed_at(arm))} missed: {reason}"
+        if verdict == "rejected" and not self.disproved(arm):
             verdict = "unverified"
         return self.decide(verdict, arm, reason)
 
+    def _missed_at(self, arm: Arm) -> float:
+        """Return the lowest rate at which more of the arm's answers than may be late were, infinity where none."""
+        proofs = self._proofs.get(arm.key)
+        if not proofs:
+            return math.inf
+        allowed = 1 - self._need.share
+        return min((each.rate_per_s for each in proofs if each.misses > allowed * each.sent), default=math.inf)
+
     def _least_bad(self) -> Arm:
-        """Return the best arm, preferring what was not disproved; where none holds the SLO, the lowest floor."""
-        ranked = self.ranked()
-        open_to = [arm for arm in ranked if not self.disproved(arm)] or ranked
+        """Return the best arm, preferring what was not disproved; where none holds the SLO, the lowest floor.
+
+        A disproved one is no worse than others of which nobody believes that they carry the rate.
+        """
+        ranked, asked = self.ranked(), self.question.rate_per_s or 0.0
+        open_to = [
+            arm for arm in ranked if not self.disproved(arm) and self.capacity(arm).high_per_s >= asked
+        ] or ranked
         return self.simplest_of_ties(open_to) or min(self.measured(), key=self._floor_s)
 
     def infeasible(self) -> Decision:
@@ -453,10 +476,12 @@ class Notebook:
         raise OrchError(Kind.FAILED, problems or [Problem(f"none of {len(found)} arms could be measured", where)])
 
     def _floor_s(self, arm: Arm) -> float:
-        """Return the latency of a lone request at the SLO's percentile."""
+        """Return the latency of a lone request at the SLO's percentile, in the round in which it was lowest.
+
+        In the others somebody may have used the machine: a floor is what no setting can promise less than.
+        """
         share = self.question.need.share if self.question.need else 0.5
-        blocks = evidence.alone_blocks(self._profiles[arm.key])
-        return quantile([value for block in blocks for value in block.service_s], share)
+        return min(evidence.unloaded_s(self._profiles[arm.key], share).values())
 
     def _decision(
         self, arm: Arm, verdict: Verdict, reason: str, predicted: Capacity | None, proof: Proof | None

@@ -5,7 +5,7 @@ other percentiles keep the ratios. Misses come in clumps, so that they are count
 accepting, but misses of one episode (five service times from its first) are one miss for rejecting. Nothing is
 accepted in fewer than three blocks that an idle gap separates (or as many as the test asks for), and nothing rejected
 for what one block alone shows, unless it shows it three times over: one burst of somebody else's work is not the arm's
-fault.
+fault. Where misses never cease, episodes are few; so what spoils block after block is rejected by its share.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ EPISODE = 5  # service times
 BLOCKS = 3
 OVERWHELMING = 3  # times the evidence that suffices from two blocks
 CONFIDENCE = 0.95  # of the exact test
+SPOILT_MIN = 3  # blocks of too many misses and no other: enough at once; when the run ends, most of them are
 REACHED_MIN = 0.95  # of the rate that is asked for: callers that wait reach now more, now less
 
 
@@ -72,6 +73,20 @@ def the_test(percentile: float, service_s: float, *, blocks: int = BLOCKS, stric
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What was seen of one block."""
+
+    block: int = -1
+    answered: int = 0
+    misses: int = 0
+    episodes: int = 0
+
+    def spoilt(self, test: Test) -> bool:
+        """Tell whether it missed as much as a bad arm would, in more than one episode."""
+        return self.episodes > 1 and self.misses >= test.bad * self.answered
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What was seen so far."""
 
@@ -86,6 +101,10 @@ class State:
     for_rejecting: float = 0.0
     """The same, an episode counted once."""
     episode_until: float = -math.inf
+    now: Tally = Tally()
+    """Of the last block."""
+    spoilt: int = 0
+    """Earlier blocks that missed as much as a bad arm would, in more than one episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +121,18 @@ def step(test: Test, state: State, outcome: Outcome) -> State:
     if not outcome.missed:
         return hits(test, state, outcome.block, 1)
     miss = math.log(test.bad / test.good)
+    begins = outcome.at_s >= state.episode_until
+    now, spoilt = _counted(test, state, Tally(outcome.block, 1, 1, int(begins)))
     known = replace(
         state,
         answered=state.answered + 1,
         misses=state.misses + 1,
         blocks=state.blocks | {outcome.block},
         for_accepting=state.for_accepting + miss,
+        now=now,
+        spoilt=spoilt,
     )
-    if outcome.at_s < state.episode_until:
+    if not begins:
         return known
     return replace(
         known,
@@ -120,9 +143,19 @@ def step(test: Test, state: State, outcome: Outcome) -> State:
     )
 
 
+def _counted(test: Test, state: State, more: Tally) -> tuple[Tally, int]:
+    """Return the tally of the last block with what came, and how many blocks before it were spoilt."""
+    now = state.now
+    if now.block != more.block:
+        return more, state.spoilt + now.spoilt(test)
+    answered, misses = now.answered + more.answered, now.misses + more.misses
+    return Tally(now.block, answered, misses, now.episodes + more.episodes), state.spoilt
+
+
 def hits(test: Test, state: State, block: int, count: int) -> State:
     """Return what is known after `count` more requests of a block, all of them in time: as so many steps, but cheap."""
     gain = count * _hit(test)
+    now, spoilt = _counted(test, state, Tally(block, count))
     return State(
         state.answered + count,
         state.misses,
@@ -132,6 +165,8 @@ def hits(test: Test, state: State, block: int, count: int) -> State:
         state.for_accepting + gain,
         state.for_rejecting + gain,
         state.episode_until,
+        now,
+        spoilt,
     )
 
 
@@ -140,11 +175,25 @@ def verdict(test: Test, state: State) -> Verdict | None:
     evidence = state.for_rejecting / test.reject_at
     if evidence >= OVERWHELMING or (evidence >= 1 and len(state.guilty) > 1):
         return "rejected"
+    if SPOILT_MIN <= _spoilt(test, state) == len(state.blocks):
+        return "rejected"
     if len(state.blocks) < test.blocks:
         return None
     if test.strict:
         return "verified" if proven(test, state) else None
     return "verified" if state.for_accepting <= test.accept_at else None
+
+
+def final(test: Test, state: State) -> Verdict | None:
+    """Return the verdict of a run that has ended: rejected also where it missed too much in most of its blocks."""
+    found = verdict(test, state)
+    if found is None and _spoilt(test, state) > max(1, len(state.blocks) / 2):
+        return "rejected" if state.misses >= test.bad * state.answered else None
+    return found
+
+
+def _spoilt(test: Test, state: State) -> int:
+    return state.spoilt + state.now.spoilt(test)
 
 
 def proven(test: Test, state: State) -> bool:
@@ -169,7 +218,7 @@ def close(test: Test, state: State, stopped: str) -> tuple[Verdict, str]:
 
     What the test has not decided is unverified, however good it looks.
     """
-    found = verdict(test, state)
+    found = final(test, state)
     seen = f"{state.misses} {'miss' if state.misses == 1 else 'misses'} in {state.answered}"
     allowed = f"{100 * test.allowed:g} % may miss"
     match found:

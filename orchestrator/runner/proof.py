@@ -350,14 +350,14 @@ def note(test: Test, latency_s: float, outcome: Outcome, clock: Clock, seen: See
         seen.refused += 1
 
 
-def verdict(test: Test, seen: Seen) -> Verdict | None:
-    """Return the verdict, None while there is none.
+def verdict(test: Test, seen: Seen, by: Callable[[Test, State], Verdict | None] = verdicts.verdict) -> Verdict | None:
+    """Return the verdict, None while there is none; by `verdicts.final` that of a run that has ended.
 
     The generator shares the machine, so that it may be late itself. A yes that counts its lateness against the server
     is a yes; a no has to be one without.
     """
-    found = verdicts.verdict(test, seen.state)
-    return None if found == "rejected" and verdicts.verdict(test, seen.excused) != found else found
+    found = by(test, seen.state)
+    return None if found == "rejected" and by(test, seen.excused) != found else found
 
 
 def the_proof(step: Verify, seen: Seen, stopped: str) -> Proof:
@@ -365,7 +365,7 @@ def the_proof(step: Verify, seen: Seen, stopped: str) -> Proof:
     found, reason = verdicts.close(step.test, seen.state, stopped)
     if stopped.startswith(GENERATOR):
         found, reason = "unverified", stopped
-    elif found != verdict(step.test, seen) and found == "rejected":
+    elif found == "rejected" and found != verdict(step.test, seen, verdicts.final):
         late = sum(report.late_wakes for report in seen.reports)
         found, reason = "unverified", f"{GENERATOR} ({late} of {seen.state.answered} requests were sent late): {reason}"
     rate_per_s = step.rate_per_s
