@@ -36,6 +36,7 @@ DISPROVED_INFLATION = 1.05  # at least, after a rejection that latencies do not 
 WELL_KNOWN = 3  # rounds after which a percentile above the SLO in each of them is no accident
 SEEN = 2  # rounds after which a median above it is none
 BEYOND = 2.0  # times what an arm serves fully loaded: nothing that a proof could still find out
+BEYOND_BUSY = 10.0  # the same on a machine that is busy elsewhere, and may not be for long
 # Times the requests that the prediction has the server take in. It is told what one with few callers needs for each;
 # with many that come together it needs a third of that (benchmarks/README.md). Nobody was seen to reach this.
 FRONT_END_REACH = 10
@@ -285,12 +286,9 @@ class Notebook:
         return self.capacity(best).per_s if best else 0.0
 
     def beyond_reach(self) -> str:
-        """Return why the rate that is asked for is beyond every arm for sure; nothing where only a proof can tell.
-
-        On a machine that is busy elsewhere nothing is sure: it may not be for long.
-        """
+        """Return why the rate that is asked for is beyond every arm for sure; nothing where only a proof can tell."""
         asked = self.question.rate_per_s
-        if asked is None or self.ambient or self.never_quiet:
+        if asked is None:
             return ""
         taken_in = FRONT_END_REACH / self.question.front_end_s if self.question.front_end_s > 0 else math.inf
         if asked > taken_in:
@@ -299,7 +297,8 @@ class Notebook:
         if any(arm.device == "CPU" and pays(self.quickest_s(arm)) for arm in arms):
             return ""  # the worker gathers rows of these itself, and then carries more
         most = max(arms, key=self.most_per_s)
-        if asked <= BEYOND * self.most_per_s(most) * (1 + 2 * self.resolution):
+        beyond = BEYOND_BUSY if self.ambient or self.never_quiet else BEYOND
+        if asked <= beyond * self.most_per_s(most) * (1 + 2 * self.resolution):
             return ""
         return f"even fully loaded {most.name} serves {rate(self.most_per_s(most))}, and {rate(asked)} was asked for"
 

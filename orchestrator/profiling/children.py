@@ -97,8 +97,10 @@ class Child:
             if self._cancelled():
                 raise OrchError(Kind.CANCELLED, "the measurement was cancelled")
             left = deadline - time.monotonic()
-            if left <= 0 or len(self._buffer) > LINE_MAX:
+            if left <= 0:
                 raise OrchError(Kind.DEADLINE, f"{self._command[2]} did not answer within {timeout_s:.0f} s")
+            if len(self._buffer) > LINE_MAX:
+                raise OrchError(Kind.FAILED, f"{self._command[2]} answered with a line of over {LINE_MAX} bytes")
             self._read(min(POLL_S, left))
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer = rest

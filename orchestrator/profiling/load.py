@@ -35,6 +35,7 @@ from orchestrator.scheduling.arrivals import arrivals
 LATE_S = 0.002  # a send later than this after its arrival was due is counted
 FLUSH_S = 0.05  # how often outcomes are told and time-outs looked for
 WAITING_MAX = 10_000  # arrivals that may wait for a connection; more are failures of the generator
+OUTCOMES_MAX = 10_000  # of one line
 LATE_SHARE_MAX = 0.01  # of the sends; more late ones and the figures are the generator's own
 CPU_MAX = 0.9  # cores; above it the one thread is full
 CPU_OVER_S = 0.1  # at least: a run that ends at once, as none is due in its time, computes all the while
@@ -336,7 +337,8 @@ async def _main(channel: Any) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     def tell(outcomes: list[Outcome]) -> None:
-        channel.write(json.dumps({"outcomes": outcomes}).encode() + b"\n")
+        for first in range(0, len(outcomes), OUTCOMES_MAX):
+            channel.write(json.dumps({"outcomes": outcomes[first : first + OUTCOMES_MAX]}).encode() + b"\n")
         channel.flush()
 
     while line := await _order(reader):

@@ -77,7 +77,8 @@ def test_a_rate_of_twice_what_any_arm_serves_fully_loaded_needs_no_proof() -> No
     assert decision.capacity is not None
     assert 0 < decision.capacity.per_s < 48
     busy = decide({"latency": "120ms", "rate": "110/s"}, Noise(share=1.0))
-    assert busy.verdict == "rejected"  # on a machine that is busy elsewhere only a proof can tell
+    assert busy.verdict == "rejected"  # on a machine that is busy elsewhere a proof must tell, unless it is far beyond
+    assert decide({"latency": "120ms", "rate": "900/s"}, Noise(share=1.0)).verdict == "infeasible"
 
 
 def test_what_the_server_cannot_take_in_needs_no_proof_however_fast_the_model_is() -> None:

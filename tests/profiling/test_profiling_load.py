@@ -107,6 +107,16 @@ def test_closed_callers_send_when_they_have_their_answer(body: Path) -> None:
     assert report.connections == 4
 
 
+def test_an_absurd_rate_is_told_as_the_generators_limit(body: Path) -> None:
+    """Seen to fail the arm: half a second's outcomes came in one line, longer than any line may be."""
+    over = {"arrivals": "constant", "rate_per_s": 1e9, "requests_max": 400_000, "connections_max": 2}
+    with StandIn(delay_s=60.0) as server:
+        outcomes, report = run(an_order(body, server.port, timeout_s=0.2, **over))
+    assert len(outcomes) == report.sent == 400_000
+    assert report.full is not None
+    assert "waiting for a connection" in report.full
+
+
 def test_it_sleeps_between_arrivals_and_says_what_it_used(body: Path) -> None:
     with StandIn() as server:
         _, report = run(an_order(body, server.port, rate_per_s=50.0, requests_max=25))
