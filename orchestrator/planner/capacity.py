@@ -326,13 +326,15 @@ def _closed_capacity(service: Service, need: Need, seed: int) -> float:
     """Return the throughput of the most callers, up to those there are, whose requests are all in time often enough."""
     callers = need.callers or 1
     drawn = _drawn(service, "closed", REQUESTS_FEW, seed)
+    usual = replace(service, stretch=1.0)  # which is of the tail, and a throughput is of the mean
     low, high, best = 0, callers + 1, 0.0
     trial = callers
     while high - low > 1:
         fates = _closed_fates(drawn, need, trial)
         if _missed(fates, need) <= need.allowed(len(fates)):
             per_s = len(fates) / max(fate.ended for fate in fates)
-            low, best = trial, min(per_s, trial / _mean([service.latency_s(fate) for fate in fates]))
+            answered = [usual.latency_s(fate) for fate in fates if fate.cause is None]
+            low, best = trial, min(per_s, trial / _mean(answered))
         else:
             high = trial
         trial = (low + high) // 2

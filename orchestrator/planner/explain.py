@@ -85,6 +85,10 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     if decision.capacity is None or slo is None:
         return f"{where}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
     took = f" in {decision.seconds:.0f} s" if decision.seconds >= 0.5 else ""
+    if _was_shown(decision):
+        return (
+            f"{where}, chosen of {tried} measured{took}: carried {rate(decision.capacity.per_s)} with {_promise(slo)}."
+        )
     carries = f"predicted to carry {interval(decision.capacity)} with {_promise(slo)}"
     if abs(decision.inflation - 1) > 0.005:
         least = "at least " if decision.inflation >= INFLATION_MAX * 0.99 else ""
@@ -92,6 +96,14 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     if decision.stretch > STRETCH_SAID:
         carries += f", counting that answers took {decision.stretch:.2g} times as long in a run as inferences explain"
     return f"{where}, chosen of {tried} measured{took}: {carries}."
+
+
+def _was_shown(decision: Decision) -> bool:
+    """Tell whether the capacity is what a run has shown, and no prediction went beyond."""
+    proof, capacity = decision.proof, decision.capacity
+    if proof is None or capacity is None or decision.verdict != "verified":
+        return False
+    return capacity.per_s <= proof.rate_per_s * (1 + 1e-6)
 
 
 def _service(decision: Decision) -> str:
@@ -174,6 +186,8 @@ def _runner_up(decision: Decision) -> str:
         return ""
     mine, theirs = decision.capacity.per_s, best.capacity.per_s
     text = f"The next best, {best.arm.name}, is predicted to carry {interval(best.capacity)}"
+    if _was_shown(decision) and theirs < mine:
+        return f"{text}, and was not run."
     if mine <= 0 or abs(theirs - mine) <= min(TIE_MAX, decision.resolution or TIE_MAX) * mine:
         if AS_GOOD in best.reason:
             return f"{text}, too close for this measurement to tell apart, and is less simple."
@@ -315,7 +329,7 @@ def _would_change(decision: Decision, slo: SloPlan | None, rate_per_s: float | N
     limits = []
     if decision.capacity and decision.capacity.per_s > 0:
         limits.append(f"a rate above {rate(decision.capacity.per_s)}")
-    if limits and decision.proof and decision.verdict == "verified":
+    if limits and decision.proof and decision.verdict == "verified" and not _was_shown(decision):
         limits[-1:] = [f"{limit} (above {rate(decision.proof.rate_per_s)} unproven)" for limit in limits[-1:]]
     if decision.floor_s is not None:
         limits.append(f"an SLO below {duration(decision.floor_s)}")

@@ -123,6 +123,16 @@ def test_closed_callers_get_the_throughput_of_as_many_as_hold_the_slo() -> None:
     assert capacity(service, a_need(0.005, arrivals="closed", callers=8)).per_s == 0
 
 
+def test_the_throughput_of_callers_is_that_of_the_answered_and_of_the_mean() -> None:
+    """Seen to be 0/s, as one of thousands was refused, and a quarter, as the tail was four times longer."""
+    slow_at_times = (0.01,) * 400 + (0.2,)
+    service = Service(alone_s=slow_at_times, busy_s=(slow_at_times,), slots=2)
+    plain = capacity(service, a_need(0.15, arrivals="closed", callers=8, timeout_s=0.15)).per_s
+    assert plain == pytest.approx(190, rel=0.1)
+    stretched = replace(service, stretch=2.0)
+    assert capacity(stretched, a_need(0.15, arrivals="closed", callers=8, timeout_s=0.15)).per_s > 0.8 * plain
+
+
 def test_a_batch_that_costs_little_more_than_a_row_carries_more() -> None:
     single, batch = a_service(0.01), a_service(0.015, rows=4)
     assert capacity(batch, a_need(0.1)).per_s > 2 * capacity(single, a_need(0.1)).per_s

@@ -138,6 +138,16 @@ def test_a_difference_that_the_samples_leave_open_is_said_to_be_open() -> None:
     assert any(each.endswith("% less, though its interval reaches as far.") for each in said)
 
 
+def test_what_a_run_has_shown_is_not_called_a_prediction() -> None:
+    """Seen with "predicted to carry 11100/s (11100 to 11100)", which was what the callers had reached."""
+    shown = a_decision(capacity=a_capacity(31.25), proof=a_proof(rate_per_s=45.0))
+    shown = shown.model_copy(update={"capacity": Capacity(per_s=45.0, low_per_s=45.0, high_per_s=45.0)})
+    said = explain(shown, an_slo(), 25.0, 2)
+    assert ": carried 45/s with 99 % of the answers within 200 ms." in said[0]
+    assert any(each.endswith("and was not run.") for each in said)
+    assert "a rate above 45/s, an SLO below" in said[-1]
+
+
 def test_callers_that_wait_are_no_open_loop() -> None:
     proof = a_proof(arrivals="closed")
     said = explain(a_decision(proof=proof), an_slo(), 25.0, 2)
