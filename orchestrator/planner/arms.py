@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -113,18 +114,25 @@ def _streams(case: Case) -> tuple[int, ...]:
         return ()
     low, high = device.range_for_streams or (1, case.share)
     if not on_cpu(device):
-        return tuple(streams for streams in (2, 1) if low <= streams <= high)
+        return tuple(streams for streams in (2, 1) if low <= streams <= min(high, _callers(case)))
     threads = case.share
     divisors = [streams for streams in range(threads, 0, -1) if threads % streams == 0 and streams <= max(high, 1)]
     between = [streams for streams in divisors if streams not in {1, threads}]
-    return tuple(dict.fromkeys((*(streams for streams in (threads, 1) if streams in divisors), *between)))
+    found = dict.fromkeys((*(streams for streams in (threads, 1) if streams in divisors), *between))
+    return tuple(streams for streams in found if streams <= _callers(case))
+
+
+def _callers(case: Case) -> float:
+    """Return how many requests there are at the same time at most: more streams than that, or rows, never meet."""
+    return case.spec.traffic.concurrency or math.inf
 
 
 def _candidate(case: Case, choice: Choice, prefix: str) -> Candidate:
     batched: tuple[Arm, ...] = ()
     if case.asked.batch is None and case.placement.mode is Mode.DIRECT and obstacle(case.info) is None:
         most = by_device(case.info.max_batch, case.placement.devices[0]) or BATCHES[-1]
-        batched = tuple(_arm(case, replace(choice, batch=rows), prefix) for rows in BATCHES if rows <= most)
+        sizes = [rows for rows in BATCHES if rows <= min(most, _callers(case))]
+        batched = tuple(_arm(case, replace(choice, batch=rows), prefix) for rows in sizes)
     streams = choice.streams if isinstance(choice.streams, int) else None
     if streams is None and choice.hint == "LATENCY" and _is_plain_cpu(case):
         streams = 1

@@ -396,6 +396,8 @@ class Search:
         if base.device == "CPU" and pays(notes.quickest_s(base)):
             return False  # the worker infers it where requests arrive
         slots = notes.slots(base)
+        if slots >= (self.question.concurrency or math.inf):
+            return False  # there is never one more that could wait
         if slots != notes.streams(base) or self._left_s() < 2 * SPARE_ROUNDS * (BLOCK_S + self._overhead_s):
             return False
         arm = with_spare(base, slots)

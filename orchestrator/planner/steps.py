@@ -107,6 +107,8 @@ class Question:
     strict: bool = False
     """Demand the exact binomial proof."""
     seed: int = 1
+    concurrency: int | None = None
+    """Requests that there are at the same time at most, where that is known."""
     predict: bool = False
     """Prove nothing; where a stored profile has arms, measure nothing either."""
 
@@ -148,5 +150,6 @@ def question_of(
         front_end_s=front_end_s(info),
         strict=strict,
         seed=seed,
+        concurrency=traffic.concurrency,
         predict=predict,
     )

@@ -104,3 +104,13 @@ def test_as_many_callers_as_there_are_bound_the_throughput_hint() -> None:
 def test_a_device_that_is_absent_is_an_error() -> None:
     with pytest.raises(OrchError, match="GPU is not on this machine"):
         arms(device="GPU")
+
+
+def test_no_more_streams_and_rows_are_tried_than_callers_there_are() -> None:
+    """Seen to gather batches of two, on two streams, for one camera."""
+    one = arms(8, traffic={"arrivals": "constant", "concurrency": 1})
+    assert names(one) == ["THROUGHPUT", "LATENCY", "1 stream x 8 threads"]
+    assert not any(candidate.batched for candidate in one)
+    three = arms(8, traffic={"arrivals": "closed", "concurrency": 3})
+    assert [candidate.streams for candidate in three[2:]] == [1, 2]
+    assert {arm.batch for candidate in three for arm in candidate.batched} == {2}
