@@ -190,6 +190,10 @@ class Notebook:
         """Drop the profile of an arm of which nothing came."""
         self._profiles.pop(arm.key, None)
 
+    def forget_all(self) -> None:
+        """Drop all profiles."""
+        self._profiles.clear()
+
     def drop(self, arm: Arm, reason: str) -> None:
         """Take the arm out for a reason; the first reason stands."""
         self._out.setdefault(arm.key, (arm, reason))

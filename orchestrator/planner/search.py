@@ -18,6 +18,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from random import Random
+from statistics import median
 
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key, with_spare
@@ -31,6 +32,7 @@ from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
 
 ROUNDS = 3
+SAME_WITHIN = 1.25  # times what was stored: more, and the machine is not what it was
 SPARE_FROM = ROUNDS + 2  # after the two of batches
 SPARE_ROUNDS = 3  # in which a spare request is tried
 RACE_ROUNDS = 3  # more, for the best two
@@ -62,6 +64,8 @@ Deciding = Generator[Measure | Verify, Result, Decision]
 
 class Search:
     """One search. `stored` are profiles of this model on this machine: what they hold is not measured again.
+
+    But one block of them is, before a measurement builds on them: if the machine is not as fast as it was, all is.
 
     `stretch` is what an earlier proof taught of it: all that a prediction has, while a search learns its own.
     """
@@ -141,6 +145,8 @@ class Search:
         notes, need = self.notes, self.question.need
         if need is None:
             return (yield from self._by_hint())
+        if self._stored and not self.question.predict:
+            yield from self._check_stored()
         if not (self.question.predict and self._stored):
             yield from self._first_round()
             for number in range(1, ROUNDS):
@@ -158,6 +164,27 @@ class Search:
         if self.question.predict:
             return notes.decide("unverified", None, "planned by prediction, not proved")
         return (yield from self._prove())
+
+    def _check_stored(self) -> Asking:
+        """Run a block of the stored arm that serves most; forget all that is stored where it takes another time now.
+
+        Else what was measured beside somebody's work would be compared with what is measured in quiet.
+        """
+        notes = self.notes
+        arm = max(notes.measured(), key=notes.most_per_s)
+        result = yield self._measure(arm, notes.slots(arm), 0)
+        if isinstance(result, Measured) and result.block.service_s:
+            now_s, then_s = median(result.block.service_s), notes.median_s(arm)
+            if max(now_s, then_s) <= SAME_WITHIN * min(now_s, then_s):
+                return True
+        notes.forget_all()
+        self._stored.clear()
+        return False
+
+    @property
+    def builds_on_stored(self) -> bool:
+        """Tell whether the profiles are partly those that were stored."""
+        return bool(self._stored)
 
     def _by_hint(self) -> Deciding:
         """Take the first arm, which is the hint, and look at it once."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,10 +62,17 @@ class ProfileStore:
             return None
         return profile if Key.of(profile).file_name == path.name else None
 
-    def save(self, profile: Profile) -> None:
-        """Keep the profile; arms that an earlier one has and this one lacks are kept with it."""
+    def save(self, profile: Profile, instead_of: Collection[str] = ()) -> None:
+        """Keep the profile; arms that an earlier one has and this one lacks are kept with it.
+
+        But not those of `instead_of` (`compiled_key`), which were measured at another time and would be compared with
+        these.
+        """
         earlier = self.load(Key.of(profile))
-        kept = profile if earlier is None else merged(earlier, profile)
+        kept = profile
+        if earlier is not None:
+            others = tuple(each for each in earlier.arms if each.arm.compiled_key not in instead_of)
+            kept = merged(earlier.model_copy(update={"arms": others}), profile)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(self._folder / Key.of(profile).file_name, kept.model_dump_json())

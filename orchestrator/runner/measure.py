@@ -15,8 +15,9 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.inventory.fingerprint import fingerprint
 from orchestrator.inventory.model import ModelInfo
 from orchestrator.manifest.spec import Deployment, ModelSpec
-from orchestrator.planner.arms import candidates
+from orchestrator.planner.arms import by_key, candidates
 from orchestrator.planner.decision import Decision
+from orchestrator.planner.evidence import ambient
 from orchestrator.planner.explain import duration, rate
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
@@ -134,6 +135,8 @@ class _Measuring:
         self._compiled = 0
         self._stack = contextlib.ExitStack()
         self._search: Search | None = None
+        self._known: tuple[Arm, ...] = ()
+        self._ended = False
         self._began = 0.0
 
     def __enter__(self) -> _Measuring:
@@ -161,6 +164,7 @@ class _Measuring:
         found = candidates(
             subject.spec, subject.info, subject.inventory, cpus=subject.cpus, own_cores=subject.cores is not None
         )
+        self._known = tuple(by_key(found).values())
         stored = self._stored()
         search = Search(question, found)
         if stored is not None:
@@ -171,6 +175,7 @@ class _Measuring:
                 raise OrchError(Kind.CANCELLED, "the measurement was cancelled")
             step = search.next()
             if isinstance(step, Finish):
+                self._ended = True
                 return step.decision
             search.feed(self._do(step), seconds=self._seconds)
 
@@ -184,8 +189,12 @@ class _Measuring:
         return self._search.profiles if self._search is not None else ()
 
     def _stored(self) -> Profile | None:
+        """Return what is stored of the model; to build on, only what was not measured beside others' work."""
         store = self._around.store
-        return None if store is None or self._around.fresh else store.load(self._subject.key)
+        profile = None if store is None or self._around.fresh else store.load(self._subject.key)
+        if profile is None or (ambient(profile.arms) and not self._subject.predict):
+            return None
+        return profile
 
     def _do(self, step: Measure | Verify) -> Result:
         """Return the result of a step, or why there is none; raise only when all must end."""
@@ -251,6 +260,9 @@ class _Measuring:
         if store is None or search is None or not search.profiles:
             return
         key = subject.key
+        anew = not search.builds_on_stored
+        if anew and not self._ended and store.load(key) is not None:
+            return  # half of a profile does not take the place of a whole one
         store.save(
             Profile(
                 model_sha256=key.model_sha256,
@@ -262,7 +274,8 @@ class _Measuring:
                 stretch=search.notes.stretch,
                 arms=search.profiles,
                 measured=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            )
+            ),
+            instead_of={arm.compiled_key for arm in self._known} if anew else (),
         )
 
 

@@ -52,6 +52,15 @@ def test_arms_of_an_earlier_profile_stay_unless_measured_again(tmp_path: Path) -
     assert counts == {"1 streams": 10, "2 streams": 99, "4 streams": 99}
 
 
+def test_arms_of_another_time_give_way_to_those_that_they_would_be_compared_with(tmp_path: Path) -> None:
+    store, (one, two, four) = ProfileStore(tmp_path), (an_arm_profile(streams) for streams in (1, 2, 4))
+    store.save(a_profile(one, two, four))
+    store.save(a_profile(an_arm_profile(2, 99)), instead_of={one.arm.compiled_key, two.arm.compiled_key})
+    found = store.load(Key.of(a_profile()))
+    assert found is not None
+    assert {each.arm.name: each.blocks[0].completed for each in found.arms} == {"2 streams": 99, "4 streams": 10}
+
+
 def test_what_a_proof_taught_stays_until_another_teaches_more(tmp_path: Path) -> None:
     store = ProfileStore(tmp_path)
     for taught, kept in ((None, None), (1.4, 1.4), (None, 1.4), (1.1, 1.1)):

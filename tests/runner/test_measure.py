@@ -24,7 +24,7 @@ from orchestrator.planner.capacity import Need
 from orchestrator.planner.steps import Verify
 from orchestrator.planner.verdict import the_test
 from orchestrator.profiling.children import environment
-from orchestrator.profiling.measurement import Arm, Proof
+from orchestrator.profiling.measurement import Arm, ArmProfile, Profile, Proof, ReadBack
 from orchestrator.profiling.store import ProfileStore
 from orchestrator.runner.measure import Around, Subject, measure, plan_by_rule
 from orchestrator.runner.proof import Stage, prove, with_arm
@@ -119,6 +119,31 @@ def test_an_interrupt_leaves_no_process_and_keeps_what_was_measured(
         measure(subject, Around(store, Telling("2 in flight", interrupt), lock=tmp_path / "lock"))
     assert processes() == []
     assert store.load(subject.key) is not None
+
+
+def test_an_interrupt_leaves_a_whole_profile_as_it_was(found: tuple[Inventory, ModelInfo], tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    store, subject = ProfileStore(tmp_path / "profiles"), a_subject(found)
+    whole = Profile(
+        model_sha256=subject.key.model_sha256,
+        fingerprint=subject.key.fingerprint,
+        openvino=subject.key.openvino,
+        cpus=subject.key.cpus,
+        arms=(
+            ArmProfile(
+                arm=Arm(name="as it was", device="CPU", expression="hint", properties={}),
+                actual=ReadBack(properties={}, streams=1, threads=1, requests=1, execution_devices=("CPU",)),
+                compile_s=1.0,
+            ),
+        ),
+    )
+    store.save(whole)
+    with pytest.raises(KeyboardInterrupt):
+        measure(subject, Around(store, Telling("2 in flight", interrupt), lock=tmp_path / "lock", fresh=True))
+    assert processes() == []
+    assert store.load(subject.key) == whole
 
 
 def test_a_bench_that_crashes_costs_its_arm_only(found: tuple[Inventory, ModelInfo], tmp_path: Path) -> None:
