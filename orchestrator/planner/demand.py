@@ -103,7 +103,7 @@ HINT_TABLE: tuple[HintRow, ...] = (
             lambda d: f"at {d.rate_per_s:g}/s requests hardly ever meet, so each inference gets the device"),
     HintRow(lambda d: d.in_flight > 0, "THROUGHPUT", lambda d: max(2, math.ceil(d.in_flight)), 3,
             lambda d: f"at {d.rate_per_s:g}/s several thin streams hold a percentile better than one; at most "
-            f"{d.in_flight:.2g} requests are in flight on average within the SLO"),
+            f"{d.in_flight:.{2 if d.in_flight < 100 else 9}g} requests are in flight on average within the SLO"),
     HintRow(lambda d: d.latency_s is not None and d.latency_s <= TIGHT_SLO_S, "LATENCY", _no_bound, 2,
             lambda _: "a tight SLO without a rate: each inference gets the device; state `slo.rate` for better"),
     HintRow(lambda _: True, "THROUGHPUT", _no_bound, 3, lambda _: "nothing says that requests come one at a time"),

@@ -8,6 +8,8 @@ from orchestrator.planner.plan import SloPlan
 from orchestrator.profiling.measurement import Arm, Proof
 
 TIE_MAX = 0.05  # relative; larger differences are never called a tie, however noisy the machine
+GAIN_NOISE = 1.15
+UNTRIED = "not tried: the budget"  # how the reason of an arm begins for which there was no time
 AS_GOOD = "as good as"  # in the reason of an arm that is tied with the chosen one
 STRETCH_SAID = 1.05
 FRONT_END_SAID = 0.02  # of the cores: less is not worth a sentence
@@ -85,6 +87,9 @@ def _choice(decision: Decision, slo: SloPlan | None) -> str:
     if decision.capacity is None or slo is None:
         return f"{where}: {figure(decision.per_s)} rows/s with all its requests busy, {_service(decision)} each."
     took = f" in {decision.seconds:.0f} s" if decision.seconds >= 0.5 else ""
+    untried = sum(each.reason.startswith(UNTRIED) for each in decision.rejected)
+    if untried:
+        took += f", with no time for {untried} more"
     if _was_shown(decision):
         return (
             f"{where}, chosen of {tried} measured{took}: carried {rate(decision.capacity.per_s)} with {_promise(slo)}."
@@ -123,9 +128,12 @@ def _speed_up(decision: Decision, slo: SloPlan | None) -> str:
     if mine is None or theirs is None or mine == theirs:
         return ""
     if mine > theirs:
+        most = mine / theirs  # by which threads can help: a larger gain is another machine's, or another moment's
         waiting = (decision.arm.requests or 1) / (decision.actual.streams or 1)  # a spare request waits for a stream
         gain = other.service_s * max(1.0, waiting) / decision.service_s
         busy = "while all streams are busy"
+        if gain > GAIN_NOISE * most:
+            return ""
         return f"{_counted(mine, 'thread')} run one inference {gain:.2f} times as fast as {_few(theirs)} {busy}."
     gain = decision.alone_s / (other.alone_s or other.service_s)
     text = f"{_counted(theirs, 'thread')} run one inference only {gain:.2f} times as fast as {_few(mine)}"

@@ -540,7 +540,10 @@ class Notebook:
         """Return why an arm that could have been taken was not."""
         rejected = [proof for proof in self._proofs.get(arm.key, ()) if proof.verdict == "rejected"]
         if rejected:
-            return f"did not hold {rate(rejected[-1].rate_per_s)} when served: {rejected[-1].reason}"
+            last = rejected[-1]
+            if last.arrivals == "closed":
+                return f"fell short when served: {last.reason}"
+            return f"did not hold {rate(last.rate_per_s)} when served: {last.reason}"
         if own is None or best is None or best.per_s <= 0:
             return f"{chosen.name} was there first"
         if own.per_s <= 0:

@@ -24,7 +24,7 @@ from orchestrator.planner import evidence
 from orchestrator.planner.arms import Candidate, by_key, with_spare
 from orchestrator.planner.capacity import LOAD_MAX, Need
 from orchestrator.planner.decision import Decision
-from orchestrator.planner.explain import rate
+from orchestrator.planner.explain import UNTRIED, rate
 from orchestrator.planner.notebook import BATCH_TIE, Notebook
 from orchestrator.planner.steps import BLOCK_LEAST_S, Failed, Finish, Measure, Measured, Question, Result, Step, Verify
 from orchestrator.planner.verdict import BLOCKS, Test, the_test
@@ -210,7 +210,7 @@ class Search:
             elif len(notes.compiled) + reserve >= COMPILED_MAX:
                 notes.drop(arm, f"not tried: {COMPILED_MAX} arms are compiled at most")
             elif notes.measured() and not self._time_for_another():
-                notes.drop(arm, "not tried: the budget has no room for it")
+                notes.drop(arm, f"{UNTRIED} has no room for it")
             else:
                 yield from self._first_blocks(arm)
         return (yield from self._ask_again())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.planner.decision import Capacity
-from orchestrator.planner.explain import duration, explain, figure, rate
+from orchestrator.planner.decision import Capacity, Rejected
+from orchestrator.planner.explain import UNTRIED, duration, explain, figure, rate
 from orchestrator.planner.lock import settled
 from orchestrator.planner.report import Planned
 from orchestrator.profiling.measurement import Host
@@ -146,6 +146,23 @@ def test_what_a_run_has_shown_is_not_called_a_prediction() -> None:
     assert ": carried 45/s with 99 % of the answers within 200 ms." in said[0]
     assert any(each.endswith("and was not run.") for each in said)
     assert "a rate above 45/s, an SLO below" in said[-1]
+
+
+def test_what_there_was_no_time_for_is_said() -> None:
+    """Seen with "chosen of 1 arm measured", as if there were no other."""
+    untried = Rejected(arm=an_arm(1, 2), reason=f"{UNTRIED} has no room for it")
+    said = explain(a_decision(rejected=(untried,)), an_slo(), 25.0, 2)
+    assert "chosen of 1 arm measured in 38 s, with no time for 1 more: predicted" in said[0]
+
+
+def test_no_threads_help_more_than_there_are_more_of_them() -> None:
+    """Seen with 2 threads that ran one inference 2.78 times as fast as one: it was another moment's."""
+    chosen = a_hint("LATENCY")
+    for service_s, is_said in ((0.075, True), (0.12, False)):
+        other = a_rejected(a_hint("THROUGHPUT"), 20.0, streams=2, service_s=service_s)
+        decision = a_decision(arm=chosen, actual=a_read_back(chosen), rejected=(other,))
+        said = " ".join(explain(decision, an_slo(), 25.0, 2))
+        assert ("threads run one inference" in said) is is_said
 
 
 def test_callers_that_wait_are_no_open_loop() -> None:
