@@ -247,7 +247,8 @@ def _verdict(decision: Decision, slo: SloPlan | None, rate_per_s: float | None) 
             return f"Rejected: {decision.proof.reason}."
         case "verified" | "rejected" if decision.proof and slo:
             text = f"{decision.verdict.capitalize()}: {_run(decision.proof, slo, rate_per_s)}"
-            return text if decision.verdict == "verified" else f"{text} The prediction was too hopeful."
+            hopeful = decision.verdict == "rejected" and decision.inflation > 1
+            return f"{text} The prediction was too hopeful." if hopeful else text
         case "rejected" if rate_per_s and decision.capacity and rate_per_s > decision.capacity.per_s:
             return f"Rejected: {rate(rate_per_s)} was asked for, more than it is predicted to carry."
         case _:
