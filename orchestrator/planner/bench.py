@@ -45,6 +45,7 @@ CURVE_ENDS = 0.9  # answered of what arrives; below it the server is full
 EPISODE_LEAST_S = 0.005
 
 Purpose = Literal["floor", "search", "beyond", "below", "curve", "fixed"]
+JUDGED = frozenset({"search", "beyond", "below"})  # tries of a search that hold the SLO or miss it
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,8 @@ class Measured:
     """Of closed callers: how many of them held."""
     limit: Literal["slo", "budget", "generator", "floor"]
     """What ended the search: the SLO was missed above, time, the generator, or not even one caller is in time."""
+    held_above_per_s: float | None = None
+    """Largest rate above one that missed that held nonetheless: no capacity, but the machine was not the same."""
 
 
 def next_ask(question: BenchQuestion, tried: Sequence[Tried], elapsed_s: float) -> Ask | None:
@@ -222,6 +225,15 @@ def bounds(tried: Sequence[Tried]) -> tuple[float | None, float | None]:
     return (held[-1] if held else None), missed
 
 
+def held_above(tried: Sequence[Tried]) -> list[Tried]:
+    """Return the tries above the smallest load that missed that held nonetheless, whatever they were for, by load."""
+    _, missed = bounds(tried)
+    if missed is None:
+        return []
+    above = [each for each in tried if each.purpose in JUDGED and each.held is True and each.load > missed]
+    return sorted(above, key=lambda each: each.load)
+
+
 def measured(question: BenchQuestion, tried: Sequence[Tried]) -> Measured | None:
     """Return the capacity that all tries show; None without an SLO, or before anything was searched."""
     if question.latency_s is None or question.fixed is not None or not tried:
@@ -240,6 +252,7 @@ def measured(question: BenchQuestion, tried: Sequence[Tried]) -> Measured | None
         high_per_s=min((each.per_s for each in no), default=None),
         callers=int(held or 0) if question.closed else None,
         limit=_limit(question, searched, held, missed),
+        held_above_per_s=max((each.per_s for each in held_above(tried)), default=None),
     )
 
 

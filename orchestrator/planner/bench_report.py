@@ -54,7 +54,8 @@ def _badge(bench: Bench) -> str:
     subject = "the declared load" if question.declared is not None and question.fixed is None else "the SLO"
     found = bench.measured
     if found is not None and subject == "the SLO" and found.per_s > 0:
-        return f'<span class="badge verified">holds up to {escape(rate(found.per_s))}</span>'
+        word = "holds up to" if found.held_above_per_s is None else "capacity"
+        return f'<span class="badge verified">{word} {escape(rate(found.per_s))}</span>'
     if holds(bench):
         return f'<span class="badge verified"><span aria-hidden="true">\N{CHECK MARK}</span> {subject} holds</span>'
     sign, kind, word = "\N{MULTIPLICATION X}", "rejected", "does not hold"
@@ -88,7 +89,8 @@ def _spread(found: Measured | None) -> str:
         return ""
     low = f"{rate(found.low_per_s)} held by test" if found.low_per_s is not None else "nothing held by test"
     high = f"{rate(found.high_per_s)} missed" if found.high_per_s is not None else "nothing missed by test"
-    return f"{low}, {high}"
+    above = f", {rate(found.held_above_per_s)} held nonetheless" if found.held_above_per_s is not None else ""
+    return f"{low}, {high}{above}"
 
 
 # The charts.

@@ -13,6 +13,7 @@ from orchestrator.planner.bench import (
     Tried,
     bounds,
     declared_held,
+    held_above,
     measured,
 )
 from orchestrator.planner.decision import Capacity
@@ -158,27 +159,55 @@ def _counted(tried: Tried) -> str:
 
 
 def _capacity(bench: Bench, found: Measured) -> Iterator[str]:
-    question = bench.question
-    slo = slo_text(question)
-    if found.per_s <= 0:
-        least = min(each.per_s for each in bench.tried if each.purpose == "search")
-        yield f"No load held {slo}: the least that was tried is {rate(least)}."
-        return
+    closed, above = bench.question.closed, held_above(bench.tried)
     held, missed = bounds(bench.tried)
-    callers = f" with {load_text(found.callers, closed=True)}" if found.callers else ""
-    head = f"Capacity {rate(found.per_s)}{callers}: the largest load that held {slo}"
-    if missed is None:
-        yield f"{head}; nothing higher was tried in this budget."
-    elif found.limit == "generator":
-        yield f"{head}. Above it the load generator itself was the limit, so that the server may take more."
-    elif found.limit == "budget":
-        yield f"{head}, and {load_text(missed, closed=question.closed)} missed it; a larger --budget would narrow that."
-    else:
-        yield f"{head}, and {load_text(missed, closed=question.closed)} missed it."
+    yield _largest(bench, found) if held is not None else _none_held(bench)
+    if above:
+        loads = _listed([load_text(load, closed=closed) for load in sorted({each.load for each in above})])
+        range_ = (
+            f", and the capacity is from {rate(found.per_s)} to {rate(above[-1].per_s)}" if held is not None else ""
+        )
+        yield f"Above that, {loads} held it nonetheless: the machine was not the same from second to second{range_}."
     unsure = [load for load in (held, missed) if load is not None and not _sure(bench.tried, load)]
-    if unsure and found.limit != "generator":
-        loads = " and ".join(load_text(load, closed=question.closed) for load in unsure)
+    if unsure and found.per_s > 0 and found.limit != "generator":
+        loads = " and ".join(load_text(load, closed=closed) for load in unsure)
         yield f"Not sure at {loads}: so few requests decide nothing, the count does."
+
+
+def _none_held(bench: Bench) -> str:
+    question, searched = bench.question, [each for each in bench.tried if each.purpose == "search"]
+    least = load_text(min(each.load for each in searched), closed=question.closed)
+    if held_above(bench.tried):
+        return f"No capacity was found: {least}, the least that was tried, missed {slo_text(question)}."
+    return f"No load held {slo_text(question)}: the least that was tried is {least}."
+
+
+def _largest(bench: Bench, found: Measured) -> str:
+    """Say what the capacity is, and what ends it above."""
+    question = bench.question
+    held, missed = bounds(bench.tried)
+    assert held is not None, "a capacity is a load that held"
+    callers = f" with {load_text(found.callers, closed=True)}" if found.callers else ""
+    told = f"Capacity {rate(found.per_s)}{callers}: the largest load that held {slo_text(question)}"
+    told += _often(bench.tried, held, held=True)
+    if missed is None:
+        return f"{told}; nothing higher was tried in this budget."
+    if found.limit == "generator":
+        return f"{told}. Above it the load generator itself was the limit, so that the server may take more."
+    end = f"{load_text(missed, closed=question.closed)}{_often(bench.tried, missed, held=False)}"
+    told += f" below the first that missed it, {end}" if held_above(bench.tried) else f", and {end} missed it"
+    return f"{told}; a larger --budget would narrow that." if found.limit == "budget" else f"{told}."
+
+
+def _often(tried: Sequence[Tried], load: float, *, held: bool) -> str:
+    """Return how often a load held, or missed, where its tries do not agree: ` (in 2 of 3 tries)`."""
+    votes = [each.held for each in tried if each.purpose == "search" and each.load == load and each.held is not None]
+    agree = votes.count(held)
+    return "" if agree == len(votes) else f" (in {agree} of {len(votes)} tries)"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _sure(tried: Sequence[Tried], load: float) -> bool:
