@@ -77,7 +77,8 @@ def bench(
     held         so few requests missed that the SLO holds
     missed       late, refused (503), expired (504), failed, or given up by
                  the bench when unanswered for long: too many
-    not sure     too few requests to prove it; their count decides
+    not sure     too few requests to prove it, or misses in clumps: the share
+                 that missed decides
     not decided  the load generator was late: says nothing of the server
     IN TIME      answers within the SLO, a second
 

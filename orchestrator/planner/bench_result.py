@@ -149,7 +149,7 @@ def _found(bench: Bench) -> Iterator[str]:
 
 def _fixed(tried: Tried, question: BenchQuestion) -> str:
     verdict = {True: "held", False: "missed", None: "could not be judged, the load generator was late"}[tried.held]
-    sure = "" if tried.verdict in ("verified", "rejected") else ", too few requests to be sure"
+    sure = "" if tried.verdict in ("verified", "rejected") else ", not proven"
     load = load_text(tried.load, closed=tried.closed)
     return f"At {load} {slo_text(question)} {verdict}{sure if tried.held is not None else ''}: {_counted(tried)}."
 
@@ -170,8 +170,9 @@ def _capacity(bench: Bench, found: Measured) -> Iterator[str]:
         yield f"Above that, {loads} held it nonetheless: the machine was not the same from second to second{range_}."
     unsure = [load for load in (held, missed) if load is not None and not _sure(bench.tried, load)]
     if unsure and found.per_s > 0 and found.limit != "generator":
-        loads = " and ".join(load_text(load, closed=closed) for load in unsure)
-        yield f"Not sure at {loads}: so few requests decide nothing, the count does."
+        loads = " and ".join(f"{load_text(load, closed=closed)} ({_missed_at(bench.tried, load)})" for load in unsure)
+        may = f"{100 * bench.question.allowed:g} % that may miss"
+        yield f"Not sure at {loads}: too few requests, too near to the {may}, or missed in clumps; their share decides."
 
 
 def _none_held(bench: Bench) -> str:
@@ -199,6 +200,12 @@ def _largest(bench: Bench, found: Measured) -> str:
     return f"{told}; a larger --budget would narrow that." if found.limit == "budget" else f"{told}."
 
 
+def _missed_at(tried: Sequence[Tried], load: float) -> str:
+    """Return how many requests missed in all tries of a load: `12 of 800 missed`."""
+    at = [each for each in tried if each.purpose == "search" and each.load == load]
+    return f"{sum(each.misses for each in at)} of {sum(each.sent for each in at)} missed"
+
+
 def _often(tried: Sequence[Tried], load: float, *, held: bool) -> str:
     """Return how often a load held, or missed, where its tries do not agree: ` (in 2 of 3 tries)`."""
     votes = [each.held for each in tried if each.purpose == "search" and each.load == load and each.held is not None]
@@ -223,7 +230,7 @@ def _promise(bench: Bench) -> Iterator[str]:
     load = load_text(question.declared, closed=question.closed)
     match bench.promised:
         case True:
-            unsure = "" if _sure(bench.tried, question.declared) else ", as far as so few requests tell"
+            unsure = "" if _sure(bench.tried, question.declared) else ", as far as the share that missed tells"
             yield f"The declared {load} holds{unsure}."
         case False:
             yield f"The declared {load} does not hold."

@@ -90,19 +90,23 @@ class Tally:
         # One that the generator spoilt says nothing of the server, for it as little as against it.
         self._states[1] = servers if excused else verdicts.step(self.test, servers, outcome)
 
-    def verdict(self) -> Verdict | None:
-        """Return verified when the SLO held in spite of the generator, rejected when the server missed it."""
+    def verdict(self, *, ended: bool = False) -> Verdict | None:
+        """Return verified when the SLO held in spite of the generator, rejected when the server missed it.
+
+        A try that has `ended` is rejected also for missing too much in most of its blocks.
+        """
         if self.question.latency_s is None:
             return None
+        judge = verdicts.final if ended else verdicts.verdict
         every, servers = self._states
-        if verdicts.verdict(self.test, every) == "verified":
+        if judge(self.test, every) == "verified":
             return "verified"
-        return "rejected" if verdicts.verdict(self.test, servers) == "rejected" else None
+        return "rejected" if judge(self.test, servers) == "rejected" else None
 
     def tried(self, seconds: float, around: Around) -> Tried:
         """Return the try as it ended after so many seconds of load."""
         unasked = self.question.latency_s is None or self.ask.purpose == "floor"
-        found = None if unasked else self.verdict()
+        found = None if unasked else self.verdict(ended=True)
         full = around.generator.bottleneck is not None
         if found == "rejected" and full:
             found = None

@@ -107,6 +107,21 @@ def test_loads_that_held_above_the_first_that_missed_are_told_with_the_capacity(
     assert "holds up to" not in page
 
 
+def test_what_is_not_sure_is_told_with_its_counts() -> None:
+    """Seen to say `so few requests decide nothing` of 9478 misses of 35771."""
+    question = BenchQuestion(latency_s=0.04, percentile=99.0, declared=60.0)
+    tried = (FLOOR, a_try(60, verdict="unverified"), a_try(62, 0.03, held=False, verdict="unverified", sent=40_000))
+    told = sentences(a_bench(question=question, tried=tried))
+    assert told[1:3] == (
+        "Not sure at 60/s (0 of 400 missed) and 62/s (12 of 40000 missed): too few requests, too near to the 1 % that"
+        " may miss, or missed in clumps; their share decides.",
+        "The declared 60/s holds, as far as the share that missed tells.",
+    )
+    fixed = a_try(60, purpose="fixed", verdict="unverified")
+    told = sentences(a_bench(question=replace(question, fixed=60.0), tried=(FLOOR, fixed)))
+    assert told[0] == "At 60/s p99 within 40 ms held, not proven: 0 of 400 requests missed it."
+
+
 def test_a_least_load_that_missed_below_one_that_held_is_no_capacity() -> None:
     bench = a_bench(tried=(FLOOR, a_try(60, 0.2, held=False), a_try(120)))
     assert sentences(bench)[:2] == (
