@@ -76,10 +76,12 @@ def bench(
     \b
     held         so few requests missed that the SLO holds
     missed       late, refused (503), expired (504), failed, or given up by
-                 the bench when unanswered for long: too many
+                 the bench when unanswered for long: too many, even without
+                 those that were late for the load generator's sake
     not sure     too few requests to prove it, or misses in clumps: the share
                  that missed decides
-    not decided  the load generator was late: says nothing of the server
+    not decided  too many missed, but without those for which the load
+                 generator was late, or had no free core, it might have held
     IN TIME      answers within the SLO, a second
 
     In a pipe the rows go to standard output, the sentences to standard error.

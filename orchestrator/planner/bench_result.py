@@ -321,7 +321,7 @@ def _generator(bench: Bench) -> Iterator[str]:
         share = 100 * worst.generator.late_wakes / worst.sent
         yield (
             f"The load generator sent {share:.0f} % more than 2 ms late at {load_text(worst.load, closed=False)}:"
-            " that counts as latency, but no load is rejected for it."
+            " that counts as latency, but no load is called missed for it, only for what would be late without."
         )
 
 

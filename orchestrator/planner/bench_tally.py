@@ -43,6 +43,8 @@ class Tally:
     misses: int = 0
     excused: int = 0
     lasted_s: float = 0.0
+    _bunch_s: float = 0.0
+    """Largest lateness among the late ones in a row: they were sent as one, and waited for each other as long."""
 
     @property
     def test(self) -> Test:
@@ -57,6 +59,7 @@ class Tally:
         good = 0
         for due_s, latency_s, status, late_s in outcomes:
             self.sent += 1
+            self._bunch_s = max(self._bunch_s, late_s) if late_s > LATE_S else 0.0
             if status == 200:
                 self.latencies_s.append(latency_s)
                 self.lasted_s = max(self.lasted_s, since_s + due_s + latency_s)
@@ -85,7 +88,8 @@ class Tally:
         every, servers = self._states
         self._states[0] = verdicts.step(self.test, every, outcome)
         limit_s = self.question.latency_s
-        excused = late_s > LATE_S and (status == REFUSED or (limit_s is not None and latency_s - late_s <= limit_s))
+        own_s = latency_s - late_s - self._bunch_s
+        excused = late_s > LATE_S and (status == REFUSED or (limit_s is not None and own_s <= limit_s))
         self.excused += excused
         # One that the generator spoilt says nothing of the server, for it as little as against it.
         self._states[1] = servers if excused else verdicts.step(self.test, servers, outcome)

@@ -59,6 +59,20 @@ def test_misses_for_which_the_generator_was_late_leave_a_doubt_however_many() ->
     assert (tried.verdict, tried.held) == ("unverified", None)
 
 
+def test_requests_that_were_sent_as_one_since_the_generator_was_late_wait_for_each_other() -> None:
+    """Seen to call a load missed of which nearly all was sent late, and waited for what was sent at once with it."""
+    tally = Tally(QUESTION, ASK)
+    bunch = [(0.001 * number, 0.06, 200, 0.015 - 0.001 * number) for number in range(10)]
+    tally.note([*bunch, (0.2, 0.06, 200, 0.0)], 0, 0.0)
+    assert (tally.misses, tally.excused) == (11, 10), "45 ms without its own lateness, 30 ms without that of the bunch"
+
+
+def test_what_is_far_too_late_is_the_servers_however_late_it_was_sent() -> None:
+    tally = Tally(QUESTION, ASK)
+    tally.note([(0.001 * number, 0.5, 200, 0.005) for number in range(100)], 0, 0.0)
+    assert (tally.misses, tally.excused) == (100, 0)
+
+
 def test_a_generator_without_a_free_core_rejects_nothing_however_much_is_missed() -> None:
     full = Around(generator=GeneratorUse(bottleneck="the generator used 0.97 of one core"))
     tried = tallied(quarter).tried(3.0, full)
