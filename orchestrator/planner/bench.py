@@ -38,6 +38,9 @@ BELOW_S = 2.0
 OVERHEAD_S = 1.0  # of a try at most: connections, gaps, settling, counters
 CLIMB = 2.0
 CLIMB_NEAR = 1.2  # where the plan's figure is near
+SAFE = 0.7  # of what can be answered at all, or of the plan's figure: likely to hold
+FALL_MOST = 10.0  # times at once, by what was answered: a server that breaks down answers less than it could
+DOUBT_SHARE = 0.5  # of the budget must be left to repeat a try before any load has held
 LOAD_LEAST = 0.02  # of what one caller gets answered; below it nothing will hold
 AGAIN_MAX = 2  # tries that are repeated because others used the machine
 CURVE_STEP = 1.5  # without an SLO
@@ -302,11 +305,12 @@ def _fixed(question: BenchQuestion, load: float, seed: int) -> Ask:
 
 def _search(question: BenchQuestion, tried: Sequence[Tried], left_s: float, seed: int) -> Ask | None:
     searched = _searched(tried)
-    load = _next_load(question, searched, tried[0])
+    load = _next_load(question, searched, tried[0], left_s)
     if load is None or len(searched) >= TRIES_MAX:
         return None
     first = not searched and question.declared is not None
-    room_s = left_s - (0.0 if first else _reserve_s(question))
+    # Beyond a capacity there is only something to show once there is one.
+    room_s = left_s - (_reserve_s(question) if bounds(searched)[0] is not None else 0.0)
     most_s = min(room_s, max(2 * TRY_LEAST_S, question.budget_s * (FIRST_SHARE if first else TRY_SHARE)))
     if most_s < TRY_LEAST_S:
         return None
@@ -326,23 +330,34 @@ def _per_s(question: BenchQuestion, tried: Sequence[Tried], load: float) -> floa
     return max(1e-3, *(each.per_s for each in tried[-1:]))
 
 
-def _next_load(question: BenchQuestion, searched: Sequence[Tried], floor: Tried) -> float | None:
+def _next_load(question: BenchQuestion, searched: Sequence[Tried], floor: Tried, left_s: float) -> float | None:
     if not searched:
         return _start(question, floor)
     held, missed = bounds(searched)
     if missed is None:
         assert held is not None, "what was searched either held or missed"
         return _rounded(question, _above(question, held), held, math.inf)
-    if _in_doubt(searched, missed):
+    # Nothing below it is known to hold yet: that goes before a second look, once half of the budget is over.
+    if _in_doubt(searched, missed) and (held is not None or left_s >= DOUBT_SHARE * question.budget_s):
         return missed
     if held is None:
-        lower = _rounded(question, _below(question, missed), 0, missed)
-        least = 1 if question.closed else LOAD_LEAST * floor.per_s
-        return lower if least <= lower < missed else None
+        lower = _rounded(question, _below(question, searched, missed), 0, missed)
+        return lower if _least(question, floor) <= lower < missed else None
     if not _narrow(question, held, missed):
         return _rounded(question, math.sqrt(held * missed), held, missed)
     often = [load for load in (held, missed) if len([each for each in searched if each.load == load]) > AGAIN_MAX]
     return next((load for load in (held, missed) if load not in often and _unconfirmed(searched, load)), None)
+
+
+def _least(question: BenchQuestion, floor: Tried) -> float:
+    """Return the load below which none will hold."""
+    return 1 if question.closed else LOAD_LEAST * floor.per_s
+
+
+def could_try_less(question: BenchQuestion, tried: Sequence[Tried]) -> bool:
+    """Tell whether, where no load held, it was only the budget that left no lower one to try."""
+    held, missed = bounds(tried)
+    return held is None and missed is not None and missed / CLIMB >= _least(question, tried[0])
 
 
 def _start(question: BenchQuestion, floor: Tried) -> float:
@@ -351,7 +366,7 @@ def _start(question: BenchQuestion, floor: Tried) -> float:
     if question.closed:
         return 2.0
     return _rounded(
-        question, 0.7 * question.planned_per_s if question.planned_per_s else 0.5 * floor.per_s, 0, math.inf
+        question, SAFE * question.planned_per_s if question.planned_per_s else 0.5 * floor.per_s, 0, math.inf
     )
 
 
@@ -363,9 +378,15 @@ def _above(question: BenchQuestion, held: float) -> float:
     return max(0.95 * planned, CLIMB_NEAR * held) if held < 0.9 * planned else CLIMB_NEAR * held
 
 
-def _below(question: BenchQuestion, missed: float) -> float:
-    planned = None if question.closed else question.planned_per_s
-    return 0.95 * planned if planned is not None and missed > 1.1 * planned else missed / CLIMB
+def _below(question: BenchQuestion, searched: Sequence[Tried], missed: float) -> float:
+    """Return a load below one that missed: what the plan says, else what was answered there where that is far less."""
+    if question.closed:
+        return missed / CLIMB
+    planned = question.planned_per_s
+    if planned is not None and missed > 1.1 * planned:
+        return 0.95 * planned
+    answered = max(each.answered_per_s for each in searched if each.load == missed)
+    return min(missed / CLIMB, max(SAFE * answered, missed / FALL_MOST))
 
 
 def _rounded(question: BenchQuestion, load: float, above: float, below: float) -> float:

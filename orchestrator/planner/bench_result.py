@@ -12,6 +12,7 @@ from orchestrator.planner.bench import (
     Measured,
     Tried,
     bounds,
+    could_try_less,
     declared_held,
     held_above,
     measured,
@@ -74,9 +75,9 @@ class Bench:
 
     @property
     def ratio(self) -> float | None:
-        """Return the measured capacity over the planned one."""
+        """Return the measured capacity over the planned one, None where there is none of both."""
         found, planned = self.measured, self.planned.capacity
-        return found.per_s / planned.per_s if found and planned and planned.per_s > 0 else None
+        return found.per_s / planned.per_s if found and found.per_s > 0 and planned and planned.per_s > 0 else None
 
 
 def holds(bench: Bench) -> bool:
@@ -180,7 +181,8 @@ def _none_held(bench: Bench) -> str:
     least = load_text(min(each.load for each in searched), closed=question.closed)
     if held_above(bench.tried):
         return f"No capacity was found: {least}, the least that was tried, missed {slo_text(question)}."
-    return f"No load held {slo_text(question)}: the least that was tried is {least}."
+    more = "; a larger --budget would try less" if could_try_less(question, bench.tried) else ""
+    return f"No load held {slo_text(question)}: the least that was tried is {least}{more}."
 
 
 def _largest(bench: Bench, found: Measured) -> str:
@@ -263,6 +265,9 @@ def _compared(bench: Bench) -> Iterator[str]:
     if bench.planned.not_compared is not None:
         yield f"The plan's capacity is for {bench.planned.not_compared}, so it is not compared."
         return
+    if planned is not None and found.per_s <= 0:
+        yield _none_to_compare(bench, planned)
+        return
     if planned is None or ratio is None:
         yield "The plan was made without a measurement, so it names no capacity to compare with."
         return
@@ -274,8 +279,23 @@ def _compared(bench: Bench) -> Iterator[str]:
     if ratio > 1:
         yield f"{head}. A plan keeps a tenth of the throughput in hand, and counts on no batch that forms by itself."
         return
+    yield _explained(bench, head)
+
+
+def _none_to_compare(bench: Bench, planned: Capacity) -> str:
+    """Say what no load held against the plan, which is nothing where only larger ones were tried."""
+    least = min((each.per_s for each in bench.tried if each.purpose == "search"), default=0.0)
+    head = f"Planned {interval(planned)}"
+    if least > planned.per_s:
+        return f"{head}: no load as low was tried, so it is not compared."
+    return _explained(bench, f"{head}, and {rate(least) if least else 'one caller alone'} already missed the SLO")
+
+
+def _explained(bench: Bench, head: str) -> str:
     causes = list(_causes(bench))
-    yield f"{head}. It may come from: {'; '.join(causes)}." if causes else f"{head}; nothing that was seen explains it."
+    return (
+        f"{head}. It may come from: {'; '.join(causes)}." if causes else f"{head}; nothing that was seen explains it."
+    )
 
 
 def _causes(bench: Bench) -> Iterator[str]:

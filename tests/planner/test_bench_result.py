@@ -122,6 +122,22 @@ def test_what_is_not_sure_is_told_with_its_counts() -> None:
     assert told[0] == "At 60/s p99 within 40 ms held, not proven: 0 of 400 requests missed it."
 
 
+def test_where_no_load_held_there_is_no_ratio_to_the_plan() -> None:
+    """Seen to say `measured is 0.00 times that` of a search that tried nothing as low as the plan's figure."""
+    bench = a_bench(tried=(FLOOR, *(a_try(6000, 0.9, held=False) for _ in range(3))))
+    assert sentences(bench)[0] == (
+        "No load held p99 within 40 ms: the least that was tried is 6000/s; a larger --budget would try less."
+    )
+    assert sentences(bench)[-1] == "Planned 95/s (92 to 97): no load as low was tried, so it is not compared."
+    assert to_json(bench)["ratio"] is None
+    assert "0.00 times" not in bench_html(bench, ())
+    lower = replace(bench, tried=(*bench.tried, a_try(50, 0.2, held=False)))
+    assert any(
+        each.startswith("Planned 95/s (92 to 97), and 50/s already missed the SLO. It may come from: an inference took")
+        for each in sentences(lower)
+    )
+
+
 def test_a_least_load_that_missed_below_one_that_held_is_no_capacity() -> None:
     bench = a_bench(tried=(FLOOR, a_try(60, 0.2, held=False), a_try(120)))
     assert sentences(bench)[:2] == (

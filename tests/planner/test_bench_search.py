@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from statistics import median
 from typing import Any
@@ -121,6 +122,26 @@ def test_one_burst_of_others_does_not_lower_the_capacity() -> None:
     result = measured(question, tried)
     assert result is not None
     assert result.per_s > 0.9 * truth
+
+
+@pytest.mark.parametrize("budget_s", [5.0, 10.0, 20.0])
+def test_a_rate_far_beyond_what_is_possible_on_a_busy_machine_leaves_time_to_go_down(budget_s: float) -> None:
+    """Seen to try 6000/s three times and nothing else, and to keep time for loads beyond a capacity never found."""
+    server, busy = Server(0.0033, patience_s=0.06), Around(host=Host(foreign=0.6))
+    tried = benched(a_question(declared=6000.0, budget_s=budget_s), lambda _: server, lambda _number, _ask: busy)
+    held, _ = bounds(tried)
+    assert held is not None
+    assert 0.5 * true_capacity(server) < held < 1.2 * true_capacity(server)
+
+
+def test_before_anything_has_held_half_of_the_budget_is_kept_for_lower_loads() -> None:
+    busy = Host(foreign=0.6)
+    floor = Tried("floor", 1, True, 1.0, 100, 100, 0, 0, 0, 0, p50_s=0.01)
+    tried = [floor, replace(a_try(6000, held=False, verdict="rejected"), host=busy)]
+    again, lower = (next_ask(a_question(declared=6000.0), tried, elapsed_s) for elapsed_s in (20.0, 35.0))
+    assert again is not None
+    assert lower is not None
+    assert (again.load, lower.load) == (6000.0, 600.0)
 
 
 def test_misses_for_which_the_generator_was_late_reject_nothing() -> None:
