@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.runner.bench import Tell
 
 TOLD_EACH_S = 0.25  # on a terminal
+OTHERS_S = 1.0  # in which it is counted what others send, before there is any load
 
 
 @app.command(cls=LightCommand)
@@ -117,11 +118,21 @@ def bench(
 
 def _warn(subject: Subject, question: BenchQuestion) -> None:
     """Say what is about to happen to whom, and what cannot be found."""
-    rate = (subject.model.get("observed") or {}).get("rate_per_s")
-    others = f"; others send it {rate:.3g} requests/s now" if rate else ""
+    from orchestrator.cli.bench_subject import Watch, arriving_per_s  # as above
+    from orchestrator.planner.explain import rate
+
+    lately = (subject.model.get("observed") or {}).get("rate_per_s")
+    now = arriving_per_s(Watch(subject).arrived, _a_second) if lately else None
+    others = f"; others send it {rate(now)} now" if now else ""
     render.talk(f"{subject.called}: loading what serves, for about {question.budget_s:.0f} s{others}")
     if question.latency_s is None:
         render.talk(f"{subject.called}: no SLO, so there is a curve but no capacity; --latency 40ms sets one")
+
+
+def _a_second() -> float:
+    began = time.monotonic()
+    time.sleep(OTHERS_S)
+    return time.monotonic() - began
 
 
 def _run(subject: Subject, question: BenchQuestion, planned: Planned, request: Request) -> Bench:

@@ -81,6 +81,17 @@ def _traffic(manifest: str, model: str) -> Mapping[str, Any]:
     return {}
 
 
+def arriving_per_s(arrived: Callable[[], int | None], wait: Callable[[], float]) -> float | None:
+    """Return what arrives a second by two looks at a counter; `wait` returns the seconds that it let pass between.
+
+    The worker's own windows hold the last ten seconds, and so what a bench before this one sent.
+    """
+    before = arrived()
+    seconds = wait()
+    after = arrived()
+    return None if before is None or after is None or after < before else (after - before) / seconds
+
+
 class Watch:
     """Looks at the worker's counters while it is loaded, and remembers what it saw."""
 

@@ -14,6 +14,7 @@ from orchestrator.runner.pool import Pool
 from orchestrator.runner.repair import Repairs
 from orchestrator.runner.worker import ServedModel
 from orchestrator.serving.surroundings import Surroundings, around
+from orchestrator.telemetry.advice import figure
 from orchestrator.telemetry.events import Event, EventLog, EventType
 from orchestrator.telemetry.look import Memory, Seen, look
 from orchestrator.telemetry.recorder import Histogram, HistogramKind, Recorder
@@ -93,7 +94,9 @@ class Monitor:
         if not 0 < capacity_per_s < float("inf"):
             raise OrchError(Kind.INVALID, f"a capacity is a positive rate, got {capacity_per_s!r}", where=name)
         self._benched[name] = (model.pool, capacity_per_s)
-        self.event("Normal", "CapacityBenched", name, f"a bench found {capacity_per_s:.4g}/s; headroom counts from it")
+        self.event(
+            "Normal", "CapacityBenched", name, f"a bench found {figure(capacity_per_s)}/s; headroom counts from it"
+        )
 
     def _follow_health(self, name: str, served: ServedModel) -> None:
         healthy = served.pool.healthy

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.bench_options import Wishes, capacity_to_tell, planned, question
-from orchestrator.cli.bench_subject import Subject
+from orchestrator.cli.bench_subject import Subject, arriving_per_s
 from orchestrator.cli.endpoint import Target
 from orchestrator.planner.bench import BenchQuestion, Tried
 from orchestrator.planner.bench_result import Bench
@@ -65,6 +65,17 @@ def test_callers_are_a_closed_loop_that_begins_with_so_many() -> None:
 def test_a_server_known_by_its_address_has_no_promise() -> None:
     asked = question(Subject(Target("http://127.0.0.1:1", "m", None)), Wishes())
     assert (asked.latency_s, asked.percentile, asked.arrivals, asked.declared) == (None, 99.0, "poisson", None)
+
+
+@pytest.mark.parametrize(
+    ("counts", "per_s"), [((61_700, 61_700), 0.0), ((61_700, 61_712), 6.0), ((61_700, None), None), ((9, 0), None)]
+)
+def test_what_an_earlier_bench_sent_is_not_what_others_send_now(
+    counts: tuple[int | None, ...], per_s: float | None
+) -> None:
+    """Seen to say `others send it 5.61e+03 requests/s now` of a bench that had just ended."""
+    looks = iter(counts)
+    assert arriving_per_s(lambda: next(looks), lambda: 2.0) == per_s
 
 
 def tried(purpose: str, load: float, *, held: bool | None) -> Tried:
