@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.telemetry.drift import Around, Drift
+from orchestrator.telemetry.drift import WELL_AT, Around, Drift
 from orchestrator.telemetry.saturation import (
     FULL_AT,
     OFFERED,
@@ -41,8 +41,7 @@ def origin_of(case: Case) -> Origin:
     if measured.state == "OK" and measured.value < BUSY_AT:
         return "none"
     demand = demand_share(case)
-    slow = case.drift.origin != "none"
-    if slow and demand < FULL_AT:
+    if case.drift.slow and demand < FULL_AT:
         return case.drift.origin
     if measured.cause == SERVICE_SLO:
         return "slo"
@@ -67,7 +66,7 @@ def advice(case: Case) -> str:
     """Return what is the matter and what to do, in at most ADVICE_MAX characters; empty where all is well."""
     match case.measured.origin:
         case "none":
-            return drift_advice(case) if case.drift.drifted else ""
+            return drift_advice(case) if case.drift.drifted and case.drift.slow else ""
         case "demand":
             return _demand(case)
         case "bursts":
@@ -108,8 +107,11 @@ def slowness(drift: Drift) -> str:
     if drift.observed_s is None or drift.expected_s is None or drift.ratio is None:
         return "inferences were slower than they should be"
     usual = "planned" if drift.source == "plan" else "at first"
-    now, before = figure(drift.observed_s * 1e3), figure(drift.expected_s * 1e3)
-    return f"inferences take {now} ms, {usual} {before} ms ({drift.ratio:.1f} times)"
+    which, now_s = "inferences", drift.observed_s
+    if drift.slow and drift.ratio < WELL_AT and drift.newest_s is not None:
+        which, now_s = "the newest inferences", drift.newest_s
+    now, before = figure(now_s * 1e3), figure(drift.expected_s * 1e3)
+    return f"{which} take {now} ms, {usual} {before} ms ({now_s / drift.expected_s:.1f} times)"
 
 
 def _demand(case: Case) -> str:

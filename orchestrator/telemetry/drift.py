@@ -6,6 +6,7 @@ which they took the same time throughout, and only loads up to that minute's are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -34,6 +35,7 @@ STEAL_AT = 0.05
 THROTTLED_AT = 0.02
 NEIGHBOUR_AT = 0.10
 INPUT_AT = 0.20
+LARGE_AT = 0.30  # of the cores: so much slows inferences down although it was there while a lighter load went well
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class DriftMemory:
     latch: Latch = field(default_factory=Latch)
     calm: Calm | None = None
     minute: Minute | None = None
+    origin: Origin = "none"
+    """What was blamed while inferences were slow at last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,13 @@ class Drift:
     drifted: bool = False
     """For some time now, at a load at which they should not be slow."""
     origin: Origin = "none"
+    """Of being slow now, or before while `drifted` outlasts that."""
     bytes_ratio: float | None = None
     """Bytes of a request over those of a usual one."""
+    slow: bool = False
+    """At this moment, be it only the newest inferences."""
+    newest_s: float | None = None
+    """The scheduler's estimate, which follows within a few inferences."""
 
 
 def follow(
@@ -99,16 +108,19 @@ def follow(
     expected, source = _expected(yardstick, minute)
     if observed is None or expected is None:
         latch = Latch(memory.latch.on)
-        return replace(memory, minute=minute, latch=latch), Drift(expected, source, observed, drifted=latch.on)
+        origin = memory.origin if latch.on else "none"
+        drift = Drift(expected, source, observed, drifted=latch.on, origin=origin)
+        return replace(memory, minute=minute, latch=latch, origin=origin), drift
     ratio = observed / expected
     bytes_ratio = _bytes_each(snapshot) / memory.calm.bytes_each if memory.calm and memory.calm.bytes_each else None
     latch = _latched(memory.latch, ratio, now, light=_light(snapshot, expected, minute))
     # The scheduler's own estimate follows within a few inferences, before the median does.
-    slow = latch.on or max(observed, snapshot.service_s or 0.0) >= SLOW_AT * expected
-    origin = _origin(around, memory.calm, bytes_ratio) if slow else "none"
+    newest = snapshot.service_s or 0.0
+    slow = (latch.on and ratio >= WELL_AT) or max(observed, newest) >= SLOW_AT * expected
+    origin = _origin(around, memory.calm, bytes_ratio) if slow else memory.origin if latch.on else "none"
     calm = _calm(memory.calm, snapshot, around) if ratio <= CALM_AT else memory.calm
-    drift = Drift(expected, source, observed, ratio, latch.on, origin, bytes_ratio)
-    return DriftMemory(latch, calm, minute), drift
+    drift = Drift(expected, source, observed, ratio, latch.on, origin, bytes_ratio, slow, newest)
+    return DriftMemory(latch, calm, minute, origin), drift
 
 
 def _observed(snapshot: PoolSnapshot, yardstick: Yardstick) -> float | None:
@@ -158,17 +170,22 @@ def _latched(latch: Latch, ratio: float, now: float, *, light: bool) -> Latch:
 
 
 def _origin(around: Around, calm: Calm | None, bytes_ratio: float | None) -> Origin:
-    """Return what stands out most from what is usual, `model` where nothing does."""
+    """Return what stands out most from what is usual, else what is large although it is usual, else `model`."""
     usual = calm or Calm(0.0, 0.0, 0.0)
-    strength: dict[Origin, float] = {
+    unusual: dict[Origin, float] = {
         "throttling": around.host.throttled / THROTTLED_AT,
         "steal": around.host.steal / STEAL_AT,
         "host": (around.host.foreign - usual.foreign) / HOST_AT,
         "neighbour": (around.neighbours - usual.neighbours) / NEIGHBOUR_AT,
         "input": ((bytes_ratio or 1.0) - 1.0) / INPUT_AT,
     }
+    large: dict[Origin, float] = {"host": around.host.foreign / LARGE_AT, "neighbour": around.neighbours / LARGE_AT}
+    return _strongest(unusual) or _strongest(large) or "model"
+
+
+def _strongest(strength: Mapping[Origin, float]) -> Origin | None:
     strongest = max(strength, key=lambda name: strength[name])
-    return strongest if strength[strongest] >= 1.0 else "model"
+    return strongest if strength[strongest] >= 1.0 else None
 
 
 def _bytes_each(snapshot: PoolSnapshot) -> float:

@@ -43,7 +43,7 @@ class Seen:
     rate_per_s: float
     """Requests that arrive a second."""
     drift_advice: str = ""
-    """Why inferences are slow and what to do; empty unless they have drifted."""
+    """Why inferences are slow and what to do; empty unless they have drifted, and are slow still."""
     transitions: tuple[Transition, ...] = ()
 
 
@@ -71,7 +71,7 @@ def look(
     measured = replace(case.measured, advice=advice(case))
     case = replace(case, measured=measured)
     changes = (*_state_change(memory.states.state, case), *_drift_change(memory.drift, case))
-    told = drift_advice(case) if slow.drifted else ""
+    told = drift_advice(case) if slow.drifted and slow.slow else ""
     return Seen(Memory(after, drifts), measured, slow, rate, told, changes)
 
 

@@ -81,10 +81,34 @@ def test_the_cause_is_what_changed_most(around: Around, nbytes_each: int, origin
     assert (drift.drifted, drift.origin) == (True, origin)
 
 
-def test_load_that_was_always_there_is_not_blamed() -> None:
-    usual = Around(Host(foreign=0.4), neighbours=0.3)
+def test_a_little_load_that_was_always_there_is_not_blamed() -> None:
+    usual = Around(Host(foreign=0.2), neighbours=0.2)
     _, drift = watched((60.0, taking(0.010), usual), (ENTER_S + 1, taking(0.016), usual))
     assert drift.origin == "model"
+
+
+@pytest.mark.parametrize(
+    ("usual", "origin"),
+    [(Around(Host(foreign=0.7)), "host"), (Around(Host(foreign=0.1), neighbours=0.5), "neighbour")],
+)
+def test_much_load_is_blamed_although_it_was_always_there(usual: Around, origin: Origin) -> None:
+    """Seen to blame nobody while others took 70 % of the cores: that had become what is usual at a lighter load."""
+    _, drift = watched((60.0, taking(0.010), usual), (ENTER_S + 1, taking(0.016), usual))
+    assert (drift.drifted, drift.origin) == (True, origin)
+
+
+def test_what_is_new_is_blamed_before_what_is_merely_much() -> None:
+    before, now = Around(Host(foreign=0.7)), Around(Host(foreign=0.7, throttled=0.1))
+    assert watched((60.0, taking(0.010), before), (ENTER_S + 1, taking(0.016), now))[1].origin == "throttling"
+
+
+@pytest.mark.parametrize("rate_per_s", [40.0, 0.1], ids=["well again", "hardly a request"])
+def test_who_slowed_inferences_down_is_remembered_as_long_as_they_are_called_slow(rate_per_s: float) -> None:
+    """Seen to say `slowed down by unknown`, or by nothing that is seen, once the load that did it was gone."""
+    loud = (ENTER_S + 1, taking(0.016), Around(Host(foreign=0.45)))
+    _, drift = watched(WELL, loud, (5.0, taking(0.0104, rate_per_s=rate_per_s), CALM))
+    assert (drift.drifted, drift.slow, drift.origin) == (True, False, "host")
+    assert watched(WELL, loud, (LEAVE_S + 1, taking(0.010), CALM))[1].origin == "none"
 
 
 def test_pressure_alone_blames_nobody_since_a_pool_makes_it_itself() -> None:

@@ -133,6 +133,29 @@ def test_a_drift_is_an_event_when_it_comes_and_when_it_goes() -> None:
     assert changes[0].message.startswith("detector: inferences take 16 ms, planned 10 ms (1.6 times): nothing")
 
 
+def test_inferences_that_are_well_again_are_not_told_as_slow() -> None:
+    """Seen to say `inferences take 4.36 ms, planned 4.19 ms (1.0 times): nothing seen on the host explains it`."""
+    slow = a_snapshot(service_s=0.016, **steady(40, **SOFT, service=flat(0.016)))
+    well = a_snapshot(service_s=0.0104, **steady(40, **SOFT, service=flat(0.0104)))
+    memory, yardstick = Memory(), Yardstick(150.0, "plan", 0.010)
+    told = []
+    for second, snapshot in enumerate([slow] * 10 + [well] * 10):
+        seen = look(memory, snapshot, float(second), yardstick=yardstick)
+        memory = seen.memory
+        told.append((seen.drift.drifted, seen.drift_advice[:32], seen.saturation.advice[:32]))
+    assert told[9] == (True, "inferences take 16 ms, planned 1", "inferences take 16 ms, planned 1")
+    assert told[-1] == (True, "", "")
+
+
+def test_where_only_the_newest_inferences_are_slow_they_are_told() -> None:
+    full = steady(90, wait=flat(0.060), service=flat(0.0104))
+    seen, _ = looked(a_snapshot(service_s=0.014, **full), 4, Yardstick(150.0, "plan", 0.010))
+    assert seen.saturation.state == "SATURATED"
+    assert seen.saturation.advice.startswith(
+        "the newest inferences take 14 ms, planned 10 ms (1.4 times): nothing seen"
+    )
+
+
 def test_a_calm_pool_is_told_nothing() -> None:
     seen, changes = looked(a_snapshot(**steady(40, **SOFT)), 30, Yardstick(150.0, "plan", 0.010))
     assert (seen.saturation.origin, seen.saturation.advice, seen.drift_advice, changes) == ("none", "", "", [])
@@ -162,7 +185,7 @@ def test_any_advice_is_one_line_of_bounded_length(
     snapshot = a_snapshot(**steady(60))
     if bare:
         snapshot = replace(snapshot, slo_latency_s=None, service_s=None, window=a_window(service=flat(None)))
-    drift = Drift(expected, "plan", observed, observed / expected if expected else None, True, slow, 2.0)
+    drift = Drift(expected, "plan", observed, observed / expected if expected else None, True, slow, 2.0, slow=True)
     case = Case(
         snapshot=snapshot,
         measured=replace(saturation(snapshot), state=state, origin=origin),  # type: ignore[arg-type]
