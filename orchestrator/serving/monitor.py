@@ -150,7 +150,7 @@ class Monitor:
             streams=served.actual.streams,
             in_slo_total=served.pool.observe(lambda recorder: recorder.in_slo_total),
             capacity_per_s=yardstick.capacity_per_s,
-            headroom_per_s=headroom_per_s(snapshot, yardstick.capacity_per_s),
+            headroom_per_s=headroom_per_s(snapshot, yardstick.capacity_per_s, seen.saturation.state),
             drift=seen.drift,
             refused=dict(served.pool.causes),
             executions=served.pool.observe(lambda recorder: recorder.executions()),
@@ -167,7 +167,7 @@ class Monitor:
         """Return the model's part of the status contract (DESIGN.md section 7)."""
         snapshot = served.pool.snapshot()
         seen, yardstick = self._seen(served, snapshot), self._yardstick(served)
-        headroom = headroom_per_s(snapshot, yardstick.capacity_per_s)
+        headroom = headroom_per_s(snapshot, yardstick.capacity_per_s, seen.saturation.state)
         healthy = served.pool.healthy
         return {
             "name": served.plan.name,

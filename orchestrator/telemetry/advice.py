@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.telemetry.drift import WELL_AT, Around, Drift
+from orchestrator.telemetry.drift import LARGE_AT, WELL_AT, Around, Drift
 from orchestrator.telemetry.saturation import (
     FULL_AT,
     OFFERED,
     PLANNED,
     SERVICE_SLO,
     refused_share,
+    refusing_share,
     service_per_s,
 )
 from orchestrator.telemetry.snapshot import Origin, PoolSnapshot, Saturation, Yardstick
 
 ADVICE_MAX = 240  # characters: three lines of a terminal
 BUSY_AT = 0.7
+NEAR_AT = 0.9  # of the capacity: up to here a rate is below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ def _demand(case: Case) -> str:
             return _bounded(
                 f"{figure(rate)}/s of the {word} {figure(capacity)}/s arrive: {figure(capacity - rate)}/s are left"
             )
-        than = "above" if rate > capacity else "close to" if rate > 0.9 * capacity else "now below"
+        if rate <= NEAR_AT * capacity and refusing_share(snapshot):
+            return _short_of_capacity(case, f"the {word} {figure(capacity)}/s")
+        than = "above" if rate > capacity else "close to" if rate > NEAR_AT * capacity else "now below"
         do = "send less, or raise slo.rate and apply again, which plans for it"
         return _bounded(f"rate {figure(rate)}/s is {than} the {word} {figure(capacity)}/s: {do}")
     possible = service_per_s(snapshot)
@@ -135,6 +139,15 @@ def _demand(case: Case) -> str:
     if refused and possible and rate < possible:
         return _bounded(f"{figure(rate)}/s arrive, {_percent(refused)} are refused since they would be late: {do}")
     return _bounded(f"{figure(rate)}/s arrive{most}: {do}")
+
+
+def _short_of_capacity(case: Case, capacity: str) -> str:
+    """Say that less than what was measured is too much now, beside whom."""
+    refused = _percent(refusing_share(case.snapshot))
+    foreign = case.around.host.foreign
+    crowd = f"other processes use {_percent(foreign)} of the cores" if foreign >= LARGE_AT else "it does not hold now"
+    do = "stop or move them, or send less" if foreign >= LARGE_AT else "send less, or measure it anew: orch bench"
+    return _bounded(f"{figure(case.rate_per_s)}/s is below {capacity}, yet {refused} are refused: {crowd}; {do}")
 
 
 def _bursts(case: Case) -> str:

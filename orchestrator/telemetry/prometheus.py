@@ -206,7 +206,8 @@ POOL_METRICS = (
         lambda pool: pool.capacity_per_s,
     ),
     PoolMetric(
-        *("orch_headroom_requests_per_second", "gauge", "Arrivals to spare before the SLO breaks; absent if unknown."),
+        *("orch_headroom_requests_per_second", "gauge"),
+        "Arrivals to spare before the SLO breaks: 0 or less while the pool is full, absent if unknown.",
         lambda pool: pool.headroom_per_s,
     ),
     PoolMetric(

@@ -20,6 +20,7 @@ TERMS = (OFFERED, PLANNED, WAIT_SLO, SERVICE_SLO, WAIT_QUEUE, REFUSING)
 
 MOST = 10.0  # beyond ten times full more digits say nothing, and JSON has no infinity
 FULL_AT = 1.0
+FULL: frozenset[SaturationState] = frozenset({"SATURATED", "OVERLOADED"})
 REFUSED_AT = 0.001
 REFUSING_TENTHS = 3  # of twenty: refusals in fewer are one burst
 SHORTEST_SPAN_S = 1.0  # the first request of a pool's life is not a rate of thousands a second
@@ -88,9 +89,19 @@ def service_per_s(snapshot: PoolSnapshot) -> float | None:
     return snapshot.requests * rows / service_s
 
 
-def headroom_per_s(snapshot: PoolSnapshot, capacity_per_s: float | None) -> float | None:
-    """Return the arrivals a second to spare before the SLO breaks; negative by how many are too many."""
-    return None if capacity_per_s is None else capacity_per_s - arrivals_per_s(snapshot)
+def headroom_per_s(snapshot: PoolSnapshot, capacity_per_s: float | None, state: SaturationState = "OK") -> float | None:
+    """Return the arrivals a second to spare before the SLO breaks; negative by how many are too many.
+
+    A pool that is full has none, whatever was measured of it before: what it refuses is too many at least.
+    """
+    if capacity_per_s is None:
+        return None
+    spare_per_s = capacity_per_s - arrivals_per_s(snapshot)
+    if state not in FULL:
+        return spare_per_s
+    window = arrivals_window(snapshot)
+    refused_per_s = (window.rejected + window.expired) / max(SHORTEST_SPAN_S, window.seconds)
+    return min(spare_per_s, 0.0 - refused_per_s)
 
 
 def _terms(snapshot: PoolSnapshot, capacity_per_s: float | None, rate_per_s: float) -> dict[str, float]:

@@ -65,6 +65,21 @@ def test_a_measured_capacity_is_named_with_where_it_is_from(source: str, word: s
     )
 
 
+@pytest.mark.parametrize(
+    ("foreign", "why"),
+    [
+        (0.05, "it does not hold now; send less, or measure it anew: orch bench"),
+        (0.7, "other processes use 70% of the cores; stop or move them, or send less"),
+    ],
+)
+def test_refusals_below_the_measured_capacity_are_not_told_as_too_high_a_rate(foreign: float, why: str) -> None:
+    """Seen to say `rate 100/s is now below the planned 190/s: send less` of a pool that refused 22 %."""
+    refusing = a_snapshot(**steady(100, **SOFT, rejected=44, refused_tenths=20))
+    seen, _ = looked(refusing, 4, Yardstick(190.0), Around(Host(foreign=foreign)))
+    assert (seen.saturation.state, seen.saturation.origin) == ("OVERLOADED", "demand")
+    assert seen.saturation.advice == f"100/s is below the planned 190/s, yet 22% are refused: {why}"
+
+
 def test_a_busy_pool_is_told_what_is_left_and_wakes_nobody() -> None:
     seen, changes = looked(a_snapshot(**steady(48, **SOFT)), 7, Yardstick(61.0))
     assert seen.saturation.state == "BUSY"

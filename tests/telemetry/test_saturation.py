@@ -48,6 +48,16 @@ def test_headroom_is_what_the_capacity_has_left_and_negative_when_too_much_arriv
     assert headroom_per_s(snapshot, None) is None
 
 
+def test_a_full_pool_has_no_headroom_whatever_its_capacity_was() -> None:
+    """Seen to show 230/s to spare while a pool was OVERLOADED and refused 22 %."""
+    refusing = a_snapshot(**steady(100, **SOFT, rejected=44))
+    assert headroom_per_s(refusing, 330.0, "OVERLOADED") == pytest.approx(-22.0)
+    assert headroom_per_s(refusing, 70.0, "OVERLOADED") == pytest.approx(-30.0)
+    waiting = a_snapshot(**steady(100, **SOFT))
+    assert headroom_per_s(waiting, 330.0, "SATURATED") == 0.0
+    assert headroom_per_s(waiting, 330.0, "BUSY") == pytest.approx(230.0)
+
+
 def test_offered_load_can_exceed_one() -> None:
     assert saturation(a_snapshot(**steady(500, **SOFT))).value == pytest.approx(2.5)
 
