@@ -105,11 +105,15 @@ def test_a_deployment_is_benched_by_its_manifest_and_compared_with_its_plan(home
         "the worker counted this load and hardly anybody else's"
     )
 
+    ran = home.orch("bench", "demo", "--rate", "5/s", "--duration", "1s", check=False)
+    assert "others send" not in ran.stderr, "seen to call its own requests of a moment ago others'"
+
     url = home.status()["endpoint"]["http"]
     with Caller(lambda: infer(url, home)) as caller:
         caller.past(3)
         ran = home.orch("bench", "demo", "--rate", "5/s", "--duration", "1s", "-o", "json", check=False)
     assert not caller.errors
+    assert re.search(r"others send it [0-9.]+/s now", ran.stderr), ran.stderr
     assert any("Other clients sent up to" in each for each in json.loads(ran.stdout)["sentences"]), ran.stdout
 
 
