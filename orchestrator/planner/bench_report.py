@@ -166,7 +166,7 @@ def _interval(found: Measured | None) -> Capacity | None:
     if found is None or found.per_s <= 0:
         return None
     low = found.per_s if found.low_per_s is None else min(found.per_s, found.low_per_s)
-    high = found.per_s if found.high_per_s is None else max(found.per_s, found.high_per_s)
+    high = max(found.per_s, found.high_per_s or 0.0, found.held_above_per_s or 0.0)
     return Capacity(per_s=found.per_s, low_per_s=low, high_per_s=high)
 
 

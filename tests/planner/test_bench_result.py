@@ -104,6 +104,7 @@ def test_loads_that_held_above_the_first_that_missed_are_told_with_the_capacity(
     assert (capacity["per_s"], capacity["held_above_per_s"]) == (190.0, 297.0)
     page = bench_html(replace(bench, question=replace(bench.question, declared=None)), ())
     assert "199/s missed, 297/s held nonetheless" in page
+    assert "between 190/s and 297/s" in page, "the interval on the SLO line"
     assert "holds up to" not in page
 
 
