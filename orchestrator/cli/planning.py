@@ -157,7 +157,8 @@ def _write_lock(path: Path, found: Sequence[Assembled]) -> None:
     lock = read_lock(path)
     for each in found:
         deployment, inventory = each.document.deployment, each.facts.inventory
-        lock = locked(lock, deployment, inventory, each.plan.cpus, each.found.decisions)
+        weights = {model.name: model.weights_sha256 for model in each.plan.models}
+        lock = locked(lock, deployment, inventory, each.plan.cpus, each.found.decisions, weights)
     if lock is not None:
         render.talk(f"wrote {path}" if write_lock(path, lock) else f"{path} is as it should be")
 

@@ -15,8 +15,9 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.gitops.lfs_pointer import POINTER_BYTES_MAX, parse_pointer
 from orchestrator.manifest import files, source
 from orchestrator.manifest.load import Document, load_texts
+from orchestrator.planner.lock import ModelFile
 from orchestrator.planner.lock_text import from_yaml
-from orchestrator.planner.sketch import ModelFile, Wanted
+from orchestrator.planner.sketch import Wanted
 from orchestrator.runner.locks import BYTES_MAX, lock_path, read_beside
 
 CHUNK = 2**20

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from orchestrator.errors import Problem
 from orchestrator.planner import fleet
 from orchestrator.planner.diff import Change, diff
-from orchestrator.planner.lock import LockedMachine
+from orchestrator.planner.lock import LockedMachine, ModelFile
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
-from orchestrator.planner.sketch import ModelFile, Wanted, machines_of, sketch
+from orchestrator.planner.sketch import Wanted, machines_of, sketch
 
 
 @dataclass(frozen=True, slots=True)

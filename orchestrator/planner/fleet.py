@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from orchestrator.errors import Problem
 from orchestrator.planner.explain import rate
-from orchestrator.planner.lock import LockedMachine, drift_there
+from orchestrator.planner.lock import LockedMachine, ModelFile, drift_there, weights_of
 from orchestrator.planner.modes import to_decide
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan
-from orchestrator.planner.sketch import ModelFile, Wanted, sketch
+from orchestrator.planner.sketch import Wanted, machines_of, sketch
 from orchestrator.units import format_rate
 
 NO_LOCK = "measure once where it runs, review and commit it: orch plan --write-lock FILE"
@@ -58,8 +58,7 @@ def words(machine: LockedMachine) -> str:
 
 
 def _on(machine: LockedMachine, wanted: Wanted) -> Iterator[Problem]:
-    digests = {name: file.sha256 for name, file in wanted.files.items()}
-    found = drift_there(machine, wanted.deployment, digests)
+    found = drift_there(machine, wanted.deployment, wanted.files)
     for each in found:
         where = wanted.name if each.model is None else f"{wanted.name}/{each.model}"
         yield Problem(f"{each.what}, on {words(machine)}", where, each.hint)
@@ -79,9 +78,19 @@ def _unheld(model: ModelPlan, there: str) -> str:
 def _files(wanted: Wanted) -> Iterator[Problem]:
     """Yield what is wrong with the model files, of which only the digests are known."""
     for spec in wanted.deployment.spec.models:
-        found, where = wanted.files.get(spec.name, ModelFile()).sha256, f"{wanted.name}/{spec.name}"
+        file, where = wanted.files.get(spec.name, ModelFile()), f"{wanted.name}/{spec.name}"
+        found = file.sha256
         if found is None:
             yield Problem(f"the model file {spec.source} cannot be read", where, FETCH)
         elif spec.sha256 is not None and spec.sha256 != found:
             what = f"the manifest pins {spec.sha256[:12]}..., and {spec.source} is {found[:12]}..."
             yield Problem(what, where, "restore the file, or pin the new digest")
+        if found is not None and file.weights_sha256 is None and _has_weights(wanted, spec.name):
+            yield Problem(f"the weights {weights_of(spec)} cannot be read", where, FETCH)
+
+
+def _has_weights(wanted: Wanted, model: str) -> bool:
+    """Tell whether the lock knows weights that lie beside the model file."""
+    entries = (wanted.entry(fingerprint) for fingerprint in machines_of(wanted))
+    locked = [entry.models[model] for entry in entries if entry and model in entry.models]
+    return any(each.weights_sha256 is not None for each in locked)

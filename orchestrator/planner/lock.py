@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 from orchestrator.inventory.device import Inventory
@@ -41,6 +42,8 @@ class LockedModel(Frozen):
     asked: dict[str, Any]
     """What of the manifest decided it."""
     valid_while: ValidWhile
+    weights_sha256: str | None = None
+    """Of the .bin, where the model is IR; None also in a lock of a version that did not write it."""
     decision: Decision
 
 
@@ -87,6 +90,14 @@ class Lock(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFile:
+    """Digests of a model's file and of the weights beside it, as far as they could be found out."""
+
+    sha256: str | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """Why a lock does not fit: of what kind, of which model (None: of the whole deployment), and what to do."""
 
@@ -128,12 +139,17 @@ def locked(
     inventory: Inventory,
     cpus: int,
     decisions: Mapping[str, Decision],
+    weights: Mapping[str, str | None] | None = None,
 ) -> Lock:
-    """Return the lock with these decisions for the deployment on this machine in place of what it had for them."""
+    """Return the lock with these decisions for the deployment on this machine in place of what it had for them.
+
+    `weights` are the digests of what lies beside the model files, by model.
+    """
     here, name = fingerprint(inventory), deployment.metadata.name
     before = (lock or Lock()).machine(here)
     specs = {model.name: model for model in deployment.spec.models}
-    models = {model: _locked_model(specs[model], decisions[model]) for model in sorted(decisions)}
+    beside = weights or {}
+    models = {model: _locked_model(specs[model], decisions[model], beside.get(model)) for model in sorted(decisions)}
     entry = LockedDeployment(manifest=_manifest_digest(models, cpus), cpus=cpus, models=models)
     deployments = {**(before.deployments if before else {}), name: entry}
     machine = LockedMachine(
@@ -146,10 +162,11 @@ def locked(
     return Lock(machines=tuple(sorted([*others, machine], key=lambda each: each.fingerprint)))
 
 
-def _locked_model(spec: ModelSpec, decision: Decision) -> LockedModel:
+def _locked_model(spec: ModelSpec, decision: Decision, weights: str | None) -> LockedModel:
     return LockedModel(
         asked=asked_of(spec),
         valid_while=_valid_while(decision),
+        weights_sha256=weights,
         decision=settled(decision),
     )
 
@@ -207,25 +224,25 @@ def drift(
     machine = lock.machine(fingerprint(inventory))
     if machine is None:
         return (_machine_drift(lock, inventory),)
-    digests = {model: info.sha256 for model, info in infos.items()}
-    return _drifts(machine, deployment, digests, cpus, to_decide(deployment) if models is None else models)
+    files = {model: ModelFile(info.sha256, info.weights_sha256) for model, info in infos.items()}
+    return _drifts(machine, deployment, files, cpus, to_decide(deployment) if models is None else models)
 
 
-def drift_there(machine: LockedMachine, deployment: Deployment, digests: Mapping[str, str | None]) -> tuple[Drift, ...]:
+def drift_there(machine: LockedMachine, deployment: Deployment, files: Mapping[str, ModelFile]) -> tuple[Drift, ...]:
     """Return all that makes what is locked for that machine not fit the deployment, without asking the machine.
 
-    `digests` are those of the model files, None for one that cannot be read here and is not compared. The cores are
-    compared where the manifest states how many it wants: otherwise only the machine knows what others leave.
+    `files` are the model files; what of them cannot be read here is not compared. The cores are compared where the
+    manifest states how many it wants: otherwise only the machine knows what others leave.
     """
     asked, effective = deployment.spec.resources.cpus, machine.facts.get("effective_cpus")
     cpus = asked if effective is None or asked is None else min(asked, effective)
-    return _drifts(machine, deployment, digests, cpus, to_decide(deployment))
+    return _drifts(machine, deployment, files, cpus, to_decide(deployment))
 
 
 def _drifts(
     machine: LockedMachine,
     deployment: Deployment,
-    digests: Mapping[str, str | None],
+    files: Mapping[str, ModelFile],
     cpus: int | None,
     wanted: Collection[str],
 ) -> tuple[Drift, ...]:
@@ -241,7 +258,7 @@ def _drifts(
         elif model not in specs:
             drifts.append(Drift("manifest", model, "the manifest no longer has this model", AGAIN))
         else:
-            drifts += _model_drift(specs[model], digests.get(model), found.models[model])
+            drifts += _model_drift(specs[model], files.get(model, ModelFile()), found.models[model])
     return tuple(drifts)
 
 
@@ -250,19 +267,28 @@ def _cores_drift(before: int, now: int) -> Drift:
     return Drift("cores", None, f"the lock is for {before} cores, and {now} are to be had now", hint)
 
 
-def _model_drift(spec: ModelSpec, now: str | None, found: LockedModel) -> list[Drift]:
+def _model_drift(spec: ModelSpec, now: ModelFile, found: LockedModel) -> list[Drift]:
     drifts = []
-    was = found.decision.model_sha256
-    if now is not None and was != now:
-        what = f"the model file was {was[:12]}... and is {now[:12]}..."
-        drifts.append(Drift("model", spec.name, what, "put the file back, or plan anew: orch plan --write-lock FILE"))
+    for called, were, are, before, after in (
+        ("the model file", "was", "is", found.decision.model_sha256, now.sha256),
+        (f"the weights {weights_of(spec)}", "were", "are", found.weights_sha256, now.weights_sha256),
+    ):
+        if before is not None and after is not None and before != after:
+            what = f"{called} {were} {before[:12]}... and {are} {after[:12]}..."
+            hint = "put the file back, or plan anew: orch plan --write-lock FILE"
+            drifts.append(Drift("model", spec.name, what, hint))
     asked = _plain(asked_of(spec))
     for key in ASKED:
-        before, after = found.asked.get(key), asked.get(key)
-        if before != after:
+        was, wants = found.asked.get(key), asked.get(key)
+        if was != wants:
             kind: Literal["slo", "manifest"] = "slo" if key == "slo" else "manifest"
-            drifts.append(Drift(kind, spec.name, f"{key} was {_words(before)} and is {_words(after)}", AGAIN))
+            drifts.append(Drift(kind, spec.name, f"{key} was {_words(was)} and is {_words(wants)}", AGAIN))
     return drifts
+
+
+def weights_of(spec: ModelSpec) -> str:
+    """Return the name of the file that the weights of an IR model lie in."""
+    return PurePath(spec.source).with_suffix(".bin").name
 
 
 def _words(value: Any) -> str:

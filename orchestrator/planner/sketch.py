@@ -12,21 +12,13 @@ from typing import Any
 
 from orchestrator.manifest.spec import Compile, Deployment, ModelSpec
 from orchestrator.planner import properties as keys
-from orchestrator.planner.lock import Lock, LockedDeployment, LockedMachine
+from orchestrator.planner.lock import Lock, LockedDeployment, LockedMachine, ModelFile
 from orchestrator.planner.modes import to_decide
 from orchestrator.planner.plan import DeploymentPlan, ModelPlan, Reason
 from orchestrator.planner.resolve import as_decided, endpoint_of, queue_of, slo_of
 from orchestrator.planner.rules import because
 
 UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """Digests of a model's file and of the weights beside it, as far as they could be found out."""
-
-    sha256: str | None = None
-    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,9 @@ def _measured(ask: Ask, policy: Policy, notes: tuple[str, ...]) -> Found:
         return Found(wanted=ask.modes, notes=notes)
     name = ask.deployment.metadata.name
     if policy.memory is not None and all(mode == "measure" for mode in ask.modes.values()):
-        policy.memory.keep(name, locked(policy.memory.recall(name), ask.deployment, ask.inventory, ask.cpus, decisions))
+        weights = {model: info.weights_sha256 for model, info in ask.infos.items()}
+        before = policy.memory.recall(name)
+        policy.memory.keep(name, locked(before, ask.deployment, ask.inventory, ask.cpus, decisions, weights))
     return Found(decisions, "measured", ask.modes, notes)
 
 

@@ -10,8 +10,8 @@ from orchestrator.inventory.device import Inventory
 from orchestrator.planner.compare import Comparison, compare
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.fleet import problems
-from orchestrator.planner.lock import Lock, locked
-from orchestrator.planner.sketch import ModelFile, Wanted
+from orchestrator.planner.lock import Lock, ModelFile, locked
+from orchestrator.planner.sketch import Wanted
 from tests.builders import a_deployment, a_gpu, a_model, a_model_info, an_inventory
 from tests.builders_decision import a_capacity, a_decision, an_arm
 
@@ -140,6 +140,22 @@ def test_a_lock_is_checked_for_each_machine_that_it_knows() -> None:
     first, second = texts(other)
     assert first.startswith("shop/detector: the model file was aaaaaaaaaaaa... and is bbbbbbbbbbbb..., on ")
     assert first != second
+
+
+def test_the_weights_beside_an_ir_are_checked_for_each_machine_and_must_be_there() -> None:
+    """Seen to pass with other weights, and with none."""
+    deployment = a_deployment(a_model(slo=SLO, source="models/detector.xml"))
+    lock = locked(None, deployment, HERE, 2, {"detector": decided()}, {"detector": "b" * 64})
+
+    def told(weights: str | None) -> list[str]:
+        found = problems(Wanted(deployment, lock, {"detector": ModelFile(SHA, weights)}))
+        return [f"{each.where}: {each.what}" for each in found]
+
+    assert told("b" * 64) == []
+    (changed,) = told("c" * 64)
+    words = "shop/detector: the weights detector.bin were bbbbbbbbbbbb... and are cccccccccccc..., on "
+    assert changed.startswith(words)
+    assert told(None) == ["shop/detector: the weights detector.bin cannot be read"]
 
 
 def test_cores_are_compared_where_the_manifest_states_them() -> None:

@@ -138,6 +138,28 @@ def test_drift_of_the_model_file_is_named() -> None:
     assert drifts(lock, wanted()) == ["model resnet50: the model file was bbbbbbbbbbbb... and is aaaaaaaaaaaa..."]
 
 
+def test_drift_of_the_weights_beside_an_ir_is_named() -> None:
+    """Seen to fit while only the digest of the .xml was locked: other weights were served as verified."""
+    lock = locked(None, IR, an_inventory(), 2, {"resnet50": decided()}, {"resnet50": "b" * 64})
+    assert weights_drift(lock, "b" * 64) == []
+    assert weights_drift(lock, "c" * 64) == [
+        "model resnet50: the weights rn.bin were bbbbbbbbbbbb... and are cccccccccccc..."
+    ]
+    assert from_yaml(to_yaml(lock), "x.lock.yaml") == lock
+
+
+def test_a_lock_that_does_not_know_the_weights_fits_whatever_they_are() -> None:
+    assert weights_drift(a_lock(IR), "c" * 64) == []
+
+
+IR = wanted(source="models/rn.xml")
+
+
+def weights_drift(lock: Lock, weights: str) -> list[str]:
+    infos = {"resnet50": a_model_info(weights_sha256=weights)}
+    return [f"{each.kind} {each.model}: {each.what}" for each in drift(lock, IR, infos, an_inventory(), 2)]
+
+
 def test_drift_of_openvino_is_told_from_drift_of_the_machine() -> None:
     newer = an_inventory().model_copy(update={"openvino": "2027.0.0"})
     assert drifts(a_lock(), wanted(), newer) == [

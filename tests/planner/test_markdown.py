@@ -14,10 +14,10 @@ from markdown_it.token import Token
 from orchestrator.errors import Problem
 from orchestrator.planner.compare import Comparison, Difference, compare
 from orchestrator.planner.diff import Change
-from orchestrator.planner.lock import locked
+from orchestrator.planner.lock import ModelFile, locked
 from orchestrator.planner.markdown import LENGTH_MAX, block, code, to_markdown
 from orchestrator.planner.plan import Reason
-from orchestrator.planner.sketch import ModelFile, Wanted
+from orchestrator.planner.sketch import Wanted
 from tests.builders import a_deployment, a_model, a_model_info, a_plan, an_inventory
 from tests.builders_decision import a_capacity, a_decision, an_arm
 

@@ -81,6 +81,27 @@ def test_locked_refuses_a_lock_that_drifted_with_what_drifted_and_where() -> Non
     assert bench.asked == []
 
 
+def test_new_weights_beside_an_ir_are_told_refused_where_locked_and_measured_anew(tmp_path: Path) -> None:
+    """Seen to be served as verified from lock and memory, because only the .xml was compared."""
+    deployment = wanted(a_model(slo=SLO, source="models/detector.xml"))
+
+    def at(weights: str, **over: Any) -> Found:
+        infos = {"detector": a_model_info(weights_sha256=weights)}
+        return find(deployment, infos, an_inventory(), 2, None, Policy(measure=Bench(decided()), **over))
+
+    memory = Memory(tmp_path)
+    assert [at(weights, memory=memory).origin for weights in ("b" * 64, "b" * 64, "c" * 64)] == [
+        "measured",
+        "memory",
+        "measured",
+    ]
+    lock = locked(None, deployment, an_inventory(), 2, {"detector": decided()}, {"detector": "b" * 64})
+    (note,) = at("c" * 64, locks={"shop": lock}).notes
+    assert note.endswith("detector: the weights detector.bin were bbbbbbbbbbbb... and are cccccccccccc...")
+    with pytest.raises(OrchError, match=r"shop/detector: the weights detector\.bin were"):
+        at("c" * 64, locks={"shop": lock}, locked=True)
+
+
 def test_locked_refuses_without_a_lock_but_not_where_nothing_is_to_be_locked() -> None:
     with pytest.raises(OrchError, match="shop: there is no lock file beside the manifest"):
         found(wanted(), Policy(locked=True))
