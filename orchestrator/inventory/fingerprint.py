@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.inventory.device import Inventory
@@ -17,7 +18,12 @@ def fingerprint(inventory: Inventory) -> str:
 
     Name and kernel of the host are left out: equal machines of a fleet share their profiles.
     """
-    return hashlib.sha256(json.dumps(deciding_facts(inventory), sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return fingerprint_of(deciding_facts(inventory))
+
+
+def fingerprint_of(facts: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the machine of which `deciding_facts` are these."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def deciding_facts(inventory: Inventory) -> dict[str, Any]:

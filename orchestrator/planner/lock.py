@@ -44,7 +44,23 @@ class LockedModel(Frozen):
     valid_while: ValidWhile
     weights_sha256: str | None = None
     """Of the .bin, where the model is IR; None also in a lock of a version that did not write it."""
+    digest: str | None = None
+    """Of all else here; None in a lock of a version that did not write it."""
     decision: Decision
+
+    def sealed(self) -> LockedModel:
+        """Return the same with its digest."""
+        return self.model_copy(update={"digest": self._digest()})
+
+    @property
+    def intact(self) -> bool:
+        """Tell whether the decision is what the digest was made of, as far as there is one."""
+        return self.digest in {None, self._digest()}
+
+    def _digest(self) -> str:
+        # Without defaults, as it is written, so that a field of a later version changes no digest.
+        told = self.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True)
+        return digest(json.dumps(told, sort_keys=True))[:DIGEST_DIGITS]
 
 
 class LockedDeployment(Frozen):
@@ -168,7 +184,7 @@ def _locked_model(spec: ModelSpec, decision: Decision, weights: str | None) -> L
         valid_while=_valid_while(decision),
         weights_sha256=weights,
         decision=settled(decision),
-    )
+    ).sealed()
 
 
 def asked_of(spec: ModelSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from orchestrator.inventory.fingerprint import fingerprint
 from orchestrator.manifest.spec import Deployment
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.lock import AGAIN, Lock, drift, locked, settled
-from orchestrator.planner.lock_text import from_yaml, lock_name, to_yaml
+from orchestrator.planner.lock_text import HINT, from_yaml, lock_name, to_yaml
 from tests.builders import a_deployment, a_model, a_model_info, an_inventory, model_infos
 from tests.builders_decision import a_capacity, a_decision, a_proof, a_rejected, an_arm
 
@@ -205,6 +206,52 @@ def test_what_was_asked_changed_by_hand_is_refused_at_its_line() -> None:
     text = to_yaml(a_lock()).replace("200ms", "300ms", 1)
     with pytest.raises(OrchError, match=r"x\.lock\.yaml:\d+:\d+: .*changed by hand"):
         from_yaml(text, "x.lock.yaml")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("INFERENCE_NUM_THREADS: '2'", "INFERENCE_NUM_THREADS: '64'", "models.resnet50.digest: is not the digest of"),
+        ("per_s: 41.5, low", "per_s: 99.5, low", "models.resnet50.digest: is not the digest of"),
+        ("effective_cpus: 2", "effective_cpus: 4", r"machines\[0\].fingerprint: is not that of the machine's facts"),
+        ("fingerprint: 1", "fingerprint: a", r"machines\[0\].fingerprint: is not that of the machine's facts"),
+        ("  openvino: 2026.4.1\n  f", "  openvino: 2027.0.0\n  f", r"machines\[0\].openvino: is not that of the"),
+    ],
+)
+def test_a_machine_or_decision_changed_by_hand_is_refused_at_its_line(before: str, after: str, told: str) -> None:
+    """Seen to fit, and to be called unlike this machine in nothing."""
+    text = to_yaml(a_lock())
+    assert before in text
+    with pytest.raises(OrchError, match=rf"x\.lock\.yaml:\d+:\d+: .*{told}.*: it was changed by hand"):
+        from_yaml(text.replace(before, after, 1), "x.lock.yaml")
+
+
+def test_a_lock_of_a_version_without_digests_is_read_as_it_was() -> None:
+    text = re.sub("\n +digest: .*", "", to_yaml(a_lock()))
+    assert "digest" not in text
+    assert drifts(from_yaml(text, "x.lock.yaml"), wanted()) == []
+
+
+def test_one_machine_twice_is_refused_with_both_places() -> None:
+    """Seen to take the first entry in silence: a union merge leaves two."""
+    lock = a_lock()
+    twice = lock.model_copy(update={"machines": lock.machines * 2})
+    with pytest.raises(OrchError, match=r"machines\[1\]\.fingerprint: is the machine of machines\[0\] too") as caught:
+        from_yaml(to_yaml(twice), "x.lock.yaml")
+    (problem,) = caught.value.problems
+    assert problem.hint == "keep one of the two entries, or " + HINT
+
+
+def test_a_merge_conflict_is_called_one_and_told_how_to_end() -> None:
+    """Seen to be a YAML error that did not mention the conflict."""
+    text = to_yaml(a_lock())
+    at = text.index("  deployments:")
+    torn = f"{text[:at]}<<<<<<< HEAD\n{text[at:]}=======\n{text[at:]}>>>>>>> theirs\n"
+    line = text[:at].count("\n") + 1
+    with pytest.raises(OrchError, match=rf"x.lock.yaml:{line}:1: has merge-conflict markers at line {line}$") as caught:
+        from_yaml(torn, "x.lock.yaml")
+    (problem,) = caught.value.problems
+    assert problem.hint.startswith("resolve the conflict, or delete the file, and write it anew with: orch plan")
 
 
 def test_the_lock_stands_beside_its_manifest() -> None:
