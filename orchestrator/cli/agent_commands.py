@@ -124,9 +124,9 @@ def agent_metrics(
     if output is None:
         render.out(page.rstrip("\n"))
     else:
-        from orchestrator.cli.plan_report import put  # only who writes a file needs it
+        from orchestrator.runner.staging import write_whole  # only who writes a file needs it
 
-        put(output, page)
+        write_whole(output, page)
 
 
 def _agent_text(answer: dict[str, Any]) -> str:

@@ -238,10 +238,10 @@ def _tell_worker(subject: Subject, wishes: Wishes, found: Bench) -> None:
 
 
 def _write(found: Bench, path: Path) -> None:
-    from orchestrator.cli.plan_report import put  # as above
-    from orchestrator.planner.bench_report import bench_html
+    from orchestrator.planner.bench_report import bench_html  # as above
+    from orchestrator.runner.staging import write_whole
 
-    put(path, bench_html(found, _machine()))
+    write_whole(path, bench_html(found, _machine()))
     render.talk(f"wrote {path}")
 
 

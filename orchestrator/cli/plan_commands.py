@@ -133,9 +133,13 @@ def plan(
     Example: orch plan deployments/quickstart.yaml
     """
     recorded = checking.recorded(inventory or ())
-    _check_options(check=check, fleet=fleet, locked=locked, replan=replan, write_lock=write_lock, recorded=recorded)
+    _check_options(check=check, fleet=fleet, locked=locked, replan=replan, recorded=recorded)
+    if check and (write_lock or write_profile or report):
+        raise typer.BadParameter("--check writes nothing; leave it or --write-lock, --write-profile, --report out")
     if report:
         plan_report.check(Path(report))  # before a minute is spent on measuring
+    if write_profile:
+        plan_report.check(Path(write_profile), "profiles.json", "--write-profile")
     manifests = read(files)
     wishes = Wishes(
         inventory=recorded[0] if recorded else None,
@@ -160,14 +164,10 @@ def plan(
     render.emit(_as_json(steps), output, lambda: text(steps, files))
 
 
-def _check_options(
-    *, check: bool, fleet: bool, locked: bool, replan: bool, write_lock: bool, recorded: Sequence[Path]
-) -> None:
+def _check_options(*, check: bool, fleet: bool, locked: bool, replan: bool, recorded: Sequence[Path]) -> None:
     """Raise wrong usage for options that contradict each other."""
     if replan and (locked or check):
         raise typer.BadParameter("--replan measures anew and --locked and --check forbid it; leave one of them out")
-    if check and write_lock:
-        raise typer.BadParameter("--check changes nothing; leave it or --write-lock out")
     if fleet and (not check or recorded):
         raise typer.BadParameter("--fleet goes with --check, and takes the machines from the locks: no --inventory")
     if len(recorded) > 1 and not check:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cli import render
 from orchestrator.errors import Kind, OrchError
+from orchestrator.runner.staging import write_whole
 
 if TYPE_CHECKING:
     from orchestrator.cli.planning import Step
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from orchestrator.profiling.measurement import Profile
 
 
-def check(path: Path, example: str = "plan.html") -> None:
-    """Raise OrchError where no file can be at the path."""
+def check(path: Path, example: str = "plan.html", option: str = "--report") -> None:
+    """Raise OrchError where no file can be written at the path."""
     if path.is_dir():
-        hint = f"name the file: --report {path / example}"
+        hint = f"name the file: {option} {path / example}"
         raise OrchError(Kind.INVALID, "is a folder", where=str(path), hint=hint)
     if not path.parent.is_dir():
         raise OrchError(Kind.INVALID, "lies in a folder that is not there", where=str(path))
+    if (path.is_file() or not path.exists()) and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OrchError(Kind.INVALID, "lies in a folder that cannot be written to", where=str(path))
 
 
 def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = ()) -> None:
@@ -39,7 +42,7 @@ def write_report(found: Sequence[Step], path: Path, profiles: Sequence[Path] = (
     models = [_told(step, model, stored, several=len(found) > 1) for step in found for model in step.plan.models]
     facts = machine_facts(found[0].assembled.facts.inventory) if found else ()
     title = f"Plan of {', '.join(step.name for step in found)}"
-    put(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
+    write_whole(path, report_html(models, facts, title=title, date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")))
     render.talk(f"wrote {path}")
 
 
@@ -80,14 +83,3 @@ def _told(step: Step, model: ModelPlan, profiles: _Profiles, *, several: bool) -
     return Planned(
         decision, model.slo, plan.cpus, profiles.of(plan, model, decision), name, arrivals=spec.traffic.arrivals
     )
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file by staging name, so that nobody ever sees half a page."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise OrchError(Kind.FAILED, f"cannot be written: {error.strerror}", where=str(path)) from None

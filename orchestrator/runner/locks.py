@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from orchestrator.errors import Kind, OrchError
 from orchestrator.manifest.load import Document
 from orchestrator.planner.lock import Lock
 from orchestrator.planner.lock_text import SUFFIX, from_yaml, lock_name, to_yaml
+from orchestrator.runner.staging import write_whole
 
 BYTES_MAX = 2**20  # as for manifests; hundreds of models fit
 
@@ -49,11 +49,9 @@ def write_lock(path: Path, lock: Lock) -> bool:
     try:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return False
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
     except OSError as error:
-        raise OrchError(Kind.FAILED, f"cannot be written: {error.strerror}", where=str(path)) from None
+        raise OrchError(Kind.FAILED, f"cannot be read: {error.strerror}", where=str(path)) from None
+    write_whole(path, text)
     return True
 
 

@@ -19,6 +19,7 @@ from orchestrator.planner.search import Search
 from orchestrator.planner.steps import Finish, question_of
 from orchestrator.profiling.measurement import Profile
 from orchestrator.runner.decide import Ask, Measure, Tell
+from orchestrator.runner.staging import write_whole
 
 BYTES_MAX = 64 * 2**20  # hundreds of models with all their samples
 HINT = "write one where the models were measured: orch plan --write-profile FILE"
@@ -61,10 +62,7 @@ def read_profile(path: Path) -> Profile | None:
 def write_profiles(path: Path, profiles: Iterable[Profile]) -> None:
     """Write the profiles to a file; raise OrchError where it cannot be written."""
     ordered = sorted(profiles, key=lambda profile: (profile.fingerprint, profile.model_sha256, profile.cpus))
-    try:
-        path.write_text(ProfileList(items=tuple(ordered)).model_dump_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OrchError(Kind.FAILED, f"cannot be written: {error.strerror}", where=str(path)) from None
+    write_whole(path, ProfileList(items=tuple(ordered)).model_dump_json() + "\n")
 
 
 def from_profiles(profiles: Sequence[Profile]) -> Measure:

@@ -163,7 +163,7 @@ def test_nothing_is_locked_that_was_planned_by_rule(home: Path, shop: Path) -> N
     ("options", "words"),
     [
         (["--check", "--replan"], "leave one of them out"),
-        (["--check", "--write-lock"], "--check changes nothing"),
+        (["--check", "--write-lock"], "--check writes nothing"),
         (["--inventory", "x", "--replan"], "cannot be measured from here"),
         (["--mode", "guess"], "'guess' is none of measure, predict, hint"),
         (["--budget", "5"], "--budget must be a duration with its unit"),

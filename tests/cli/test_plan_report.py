@@ -89,6 +89,26 @@ def test_a_folder_is_refused_and_the_hint_names_a_file(shop: Path, tmp_path: Pat
     assert ran.stderr == f"error: {tmp_path}: is a folder\nhint: name the file: --report {tmp_path / 'plan.html'}\n"
 
 
+@pytest.mark.parametrize("option", ["--report", "--write-profile"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_planned(option: str, tmp_path: Path) -> None:
+    """Seen to exit 3, a bug in orch, after all the measuring."""
+    ran = orch(tmp_path / "state", "plan", option, UNWRITABLE, str(tmp_path / "no.yaml"))
+    assert ran.returncode == 1
+    assert ran.stderr == f"error: {UNWRITABLE}: lies in a folder that cannot be written to\n"
+
+
+@pytest.mark.parametrize("option", ["--report", "--write-profile"])
+def test_a_check_writes_nothing_and_says_so(option: str, shop: Path, tmp_path: Path) -> None:
+    """Seen to end well without the report."""
+    ran = orch(tmp_path / "state", "plan", "--check", option, str(tmp_path / "out"), str(shop))
+    assert ran.returncode == 2
+    assert "--check writes nothing" in ran.stderr
+
+
+UNWRITABLE = "/proc/self/out.html"
+"""In a folder that nobody may write to, root included."""
+
+
 def test_a_folder_that_is_not_there_is_refused(shop: Path, tmp_path: Path) -> None:
     page = tmp_path / "gone" / "out.html"
     ran = orch(tmp_path / "state", "plan", "--report", str(page), str(shop))
