@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.profiling.leftovers import sweep
 
 WAIT_S = 300.0  # several models of 60 s each
 POLL_S = 0.1
@@ -27,13 +28,14 @@ def host_lock(
 ) -> Iterator[None]:
     """Hold the lock; raise CONFLICT when another holds it for longer than `wait_s`, CANCELLED when asked to stop.
 
-    The kernel gives it back when this process ends, however it ends.
+    The kernel gives it back when this process ends, however it ends; what that left beside the lock is removed.
     """
     descriptor = _open(path)
     try:
         _take(descriptor, path, progress, cancelled, wait_s)
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        sweep(path.parent)
         yield
     finally:
         os.close(descriptor)
