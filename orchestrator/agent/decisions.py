@@ -10,7 +10,7 @@ from orchestrator.agent.planning import Wanted
 from orchestrator.agent.store import DeploymentRecord
 from orchestrator.agent.turns import Report
 from orchestrator.planner.diff import Change, needs_action
-from orchestrator.planner.plan import EndpointPlan
+from orchestrator.planner.plan import DeploymentPlan, EndpointPlan
 
 ANY_HOST = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound to
 
@@ -65,6 +65,14 @@ def warn_owned(records: Iterable[DeploymentRecord | None], report: Report) -> No
             source = record.origin.source
             what = f"belongs to the source {source!r}, which changes it back; to keep it: orch source suspend {source}"
             report({"deployment": record.name, "model": None, "phase": "warning", "message": what})
+
+
+def warn_planned(plan: DeploymentPlan, report: Report) -> None:
+    """Report the warnings of a plan: it is carried out whatever they say, and who applies may not have looked at it."""
+    told: list[tuple[str | None, str]] = [(None, warning) for warning in plan.warnings]
+    told += [(model.name, warning) for model in plan.models for warning in model.warnings]
+    for model, what in dict.fromkeys(told):
+        report({"deployment": plan.name, "model": model, "phase": "warning", "message": what})
 
 
 def overlap(wanted: EndpointPlan, taken: EndpointPlan) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 from orchestrator.agent import content, listener, paths, planning, trials
 from orchestrator.agent.attempt import Attempt, Attempts, changed, deleted, stopping
-from orchestrator.agent.decisions import Step, decide, overlap, to_prune, warn_owned
+from orchestrator.agent.decisions import Step, decide, overlap, to_prune, warn_owned, warn_planned
 from orchestrator.agent.planning import Asking, Planner, Wanted, merge
 from orchestrator.agent.store import DeploymentRecord, Origin, Revision, Store
 from orchestrator.agent.supervisor import DRAIN_TIMEOUT_S, Supervisor, Worker, gone
@@ -138,6 +138,7 @@ class Reconciler:
         try:
             plans = await self._plan_and_claim(attempt, asked, report, deadline)
             for one, plan in zip(attempt.wanted, plans, strict=True):
+                warn_planned(plan, report)
                 try:
                     await self._make_way(plan, asked.gone, report)
                     async with self._turns.take([one.name], report, deadline):

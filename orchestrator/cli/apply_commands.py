@@ -60,7 +60,8 @@ def apply(
 
     Plans, starts or changes, and waits until all serve and are checked. Starts the agent where none runs.
     A model with an SLO that states a rate is measured first, for at most a minute, unless its lock fits or
-    planning.mode says otherwise; what runs already goes on serving meanwhile. Writes one line for each model:
+    planning.mode says otherwise; what runs already goes on serving meanwhile. What the plan warns of, such as an SLO
+    that this machine cannot hold, is told on standard error. Writes one line for each model:
 
     \b
     created    no pool was running

@@ -78,6 +78,7 @@ def _model(model: ModelSpec, base: Path) -> ModelPlan:
         expression="hint",
         properties={key: str(value) for key, value in sorted(model.properties.items())},
         queue=QueuePlan(limit=model.queue.limit, timeout_s=1.0, memory_bytes=1),
+        warnings=(str(model.properties["WARNED"]),) if "WARNED" in model.properties else (),
     )
 
 

@@ -66,6 +66,17 @@ def test_apply_twice_says_unchanged_and_touches_nothing(agent: Agent) -> None:
     assert len(agent.call("describe", {"name": "shop"})["revisions"]) == 1
 
 
+def test_an_apply_tells_what_the_plan_warns_of_once(agent: Agent) -> None:
+    """Seen to create a model that cannot hold its SLO without a word."""
+    warned = manifest().replace("{STAND_IN:", '{WARNED: "the SLO cannot be held on this machine", STAND_IN:')
+    for _ in ("created", "unchanged"):
+        lines = [line for _, line in admin.stream(agent.layout.socket, "apply", agent.request(warned), timeout_s=20)]
+        told = [
+            (line["deployment"], line["model"], line["message"]) for line in lines if line.get("phase") == "warning"
+        ]
+        assert told == [("shop", "m", "the SLO cannot be held on this machine")]
+
+
 def test_the_log_of_requests_is_switched_by_the_worker_that_runs(agent: Agent) -> None:
     agent.apply(manifest())
     told = agent.call("requests", {"name": "shop", "on": True})
