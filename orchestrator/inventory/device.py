@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ class Facts(BaseModel):
 class Cores(Facts):
     """The processors this process may run on, by logical id."""
 
-    allowed: tuple[int, ...]
+    allowed: Annotated[tuple[int, ...], Field(min_length=1)]
     """Logical processors in the affinity mask."""
     performance: tuple[int, ...] = ()
     """P cores among them; empty where the machine is not hybrid or it cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,10 @@ def test_whatever_decides_speed_changes_the_fingerprint() -> None:
         vm.model_copy(update={"devices": ()}),
     ]
     assert len({fingerprint(inventory) for inventory in others}) == len(others)
+
+
+def test_a_machine_without_a_core_is_refused_at_its_line() -> None:
+    """Seen to be planned for."""
+    text = re.sub(r"allowed: \[.*\]", "allowed: []", VM.read_text())
+    with pytest.raises(OrchError, match=r"vm\.yaml:\d+:\d+: host\.cores\.allowed: tuple should have at least 1 item"):
+        inventory_from_yaml(text, "vm.yaml")
