@@ -133,7 +133,7 @@ def plan(
     Example: orch plan deployments/quickstart.yaml
     """
     recorded = checking.recorded(inventory or ())
-    _check_options(check=check, fleet=fleet, locked=locked, replan=replan, recorded=recorded)
+    _check_options(check=check, fleet=fleet, locked=locked, replan=replan, mode=mode, recorded=recorded)
     if check and (write_lock or write_profile or report):
         raise typer.BadParameter("--check writes nothing; leave it or --write-lock, --write-profile, --report out")
     if report:
@@ -164,7 +164,9 @@ def plan(
     render.emit(_as_json(steps), output, lambda: text(steps, files))
 
 
-def _check_options(*, check: bool, fleet: bool, locked: bool, replan: bool, recorded: Sequence[Path]) -> None:
+def _check_options(
+    *, check: bool, fleet: bool, locked: bool, replan: bool, mode: ModeChoice | None, recorded: Sequence[Path]
+) -> None:
     """Raise wrong usage for options that contradict each other."""
     if replan and (locked or check):
         raise typer.BadParameter("--replan measures anew and --locked and --check forbid it; leave one of them out")
@@ -172,8 +174,9 @@ def _check_options(*, check: bool, fleet: bool, locked: bool, replan: bool, reco
         raise typer.BadParameter("--fleet goes with --check, and takes the machines from the locks: no --inventory")
     if len(recorded) > 1 and not check:
         raise typer.BadParameter("a plan is for one machine; several go with --check")
-    if recorded and replan:
-        raise typer.BadParameter("another machine cannot be measured from here; leave --replan or --inventory out")
+    for option, measures in (("--replan", replan), ("--mode measure", mode is ModeChoice.MEASURE and not check)):
+        if recorded and measures:
+            raise typer.BadParameter(f"another machine cannot be measured from here; leave {option} or --inventory out")
 
 
 @app.command(cls=LightCommand)

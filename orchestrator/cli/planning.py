@@ -88,10 +88,10 @@ def steps(manifests: Manifests, wishes: Wishes) -> list[Step]:
 def policy(manifests: Manifests, wishes: Wishes, tell: Tell) -> Policy:
     """Return how decisions are found for a command of this process."""
     from orchestrator.agent.paths import state_dir  # as above
-    from orchestrator.runner.decide import Policy
+    from orchestrator.runner.decide import Policy, unmeasured
     from orchestrator.runner.locks import Memory, read_beside
     from orchestrator.runner.measuring import measuring
-    from orchestrator.runner.profiles import from_profiles, read_profiles
+    from orchestrator.runner.profiles import from_profiles, lacking, read_profiles
 
     here = wishes.inventory is None and not wishes.profiles
     state = state_dir(os.environ)
@@ -106,6 +106,7 @@ def policy(manifests: Manifests, wishes: Wishes, tell: Tell) -> Policy:
         mode=wishes.mode,
         budget_s=wishes.budget_s,
         tell=tell,
+        lacks=unmeasured if here else lacking(profiles),
     )
 
 
@@ -146,7 +147,9 @@ def _lock_of(assembled: Assembled) -> Path:
     if assembled.found.missing:
         missing = ", ".join(assembled.found.missing)
         what = f"nothing was measured of {missing}, so there is nothing to lock"
-        raise OrchError(Kind.FAILED, what, where=name, hint="the plan's warnings say why")
+        for warning in assembled.plan.warnings:
+            render.talk(f"warning: {name}: {warning}")
+        raise OrchError(Kind.FAILED, what, where=name, hint="the warnings above say why")
     return lock_path(assembled.document.path)
 
 

@@ -58,6 +58,14 @@ def never() -> bool:
     return False
 
 
+def unmeasured(_ask: Ask, model: str) -> str:
+    """Return what is said of a model of which nothing complete enough is stored on this machine."""
+    return (
+        f"{model} has no profile of this machine that is complete enough, so it is planned by rule: measure it with "
+        "orch plan --mode measure, or name its profile with --profile"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How decisions are found. By default there are none: all is planned by rule."""
@@ -77,6 +85,8 @@ class Policy:
     """Goes before `planning.budget`."""
     tell: Tell = silent
     cancelled: Callable[[], bool] = never
+    lacks: Callable[[Ask, str], str] = unmeasured
+    """Return why there is no decision for a model, as a warning for the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +159,7 @@ def _measured(ask: Ask, policy: Policy, notes: tuple[str, ...]) -> Found:
             raise
         return Found(wanted=ask.modes, notes=(*notes, f"measuring failed, so it is planned by rule: {error}"))
     decisions = {name: settled(_explained(ask, raw[name])) for name in sorted(raw)}
-    notes += tuple(_without_profile(name) for name in ask.modes if name not in decisions)
+    notes += tuple(policy.lacks(ask, name) for name in ask.modes if name not in decisions)
     if not decisions:
         return Found(wanted=ask.modes, notes=notes)
     name = ask.deployment.metadata.name
@@ -168,10 +178,3 @@ def _explained(ask: Ask, decision: Decision) -> Decision:
     plan = SloPlan(latency_s=slo.latency, percentile=slo.percentile, rate_per_s=slo.rate) if slo else None
     sentences = explain(decision, plan, plan.rate_per_s if plan else None, ask.cpus)
     return decision.model_copy(update={"sentences": sentences})
-
-
-def _without_profile(model: str) -> str:
-    return (
-        f"{model} has no profile of this machine that is complete enough, so it is planned by rule: measure it with "
-        "orch plan --mode measure, or name its profile with --profile"
-    )

@@ -22,6 +22,8 @@ from orchestrator.runner.decide import Ask, Measure, Tell
 from orchestrator.runner.staging import write_whole
 
 BYTES_MAX = 64 * 2**20  # hundreds of models with all their samples
+THERE = "measure it where it runs with orch plan --write-profile FILE, and name that FILE with --profile"
+CORES = "state `resources.cpus` as it was measured, or measure with as many"
 HINT = "write one where the models were measured: orch plan --write-profile FILE"
 
 
@@ -79,6 +81,39 @@ def from_profiles(profiles: Sequence[Profile]) -> Measure:
         return found
 
     return decide
+
+
+def lacking(profiles: Sequence[Profile]) -> Callable[[Ask, str], str]:
+    """Return what says why these profiles decide nothing of a model, and what would."""
+
+    def say(ask: Ask, model: str) -> str:
+        why, remedy = _lack(ask, next(each for each in ask.deployment.spec.models if each.name == model), profiles)
+        return f"{model} is planned by rule: {why}; {remedy}"
+
+    return say
+
+
+def _lack(ask: Ask, spec: ModelSpec, profiles: Sequence[Profile]) -> tuple[str, str]:
+    info, here = ask.infos[spec.name], fingerprint(ask.inventory)
+    of_model = [profile for profile in profiles if profile.model_sha256 == info.sha256]
+    of_machine = [profile for profile in of_model if profile.fingerprint == here]
+    of_cores = [profile for profile in of_machine if profile.cpus == ask.cpus]
+    if not profiles:
+        return "no profile is named", THERE
+    if not of_model:
+        return f"no profile named is of this model file ({info.sha256[:12]}...)", THERE
+    if not of_machine:
+        there = _machine(of_model[0].fingerprint, of_model[0].cpus, of_model[0].openvino)
+        planned_for = _machine(here, ask.cpus, ask.inventory.openvino)
+        return f"its profile is of another machine, {there}, and this plan is for {planned_for}", THERE
+    if not of_cores:
+        counts = " or ".join(str(cpus) for cpus in sorted({profile.cpus for profile in of_machine}))
+        return f"its profile is of {counts} of this machine's cores, and {ask.cpus} are planned for", CORES
+    return "its profile has other input shapes, or is not complete enough", THERE
+
+
+def _machine(fingerprint: str, cpus: int, openvino: str) -> str:
+    return f"{fingerprint} with {cpus} {'core' if cpus == 1 else 'cores'} and OpenVINO {openvino}"
 
 
 def _predicted(ask: Ask, spec: ModelSpec, profiles: Sequence[Profile]) -> Decision | None:

@@ -130,7 +130,7 @@ def test_explain_says_why_a_lock_was_not_used(home: Path, locked_shop: Path) -> 
     text = " ".join(orch(home, "plan", "--explain", "--inventory", other, str(locked_shop)).stdout.split())
     assert text.startswith("shop/digits (planned by rule)")
     assert "warning: the lock does not fit, so it was not used: the lock does not know this machine" in text
-    assert "warning: digits has no profile of this machine that is complete enough" in text
+    assert "warning: digits is planned by rule: no profile is named; measure it where it runs" in text
 
 
 def test_diff_measures_nothing_and_says_what_apply_would_measure(home: Path, shop: Path) -> None:
@@ -155,7 +155,8 @@ def test_nothing_is_locked_that_was_planned_by_rule(home: Path, shop: Path) -> N
     shop.write_text(MANIFEST.replace("spec:", "spec:\n  planning: {mode: predict}"))
     ran = orch(home, "plan", "--write-lock", str(shop))
     assert ran.returncode == 1
-    assert "nothing was measured of digits" in ran.stderr
+    assert ran.stderr.startswith("warning: shop: digits has no profile of this machine that is complete enough")
+    assert "error: shop: nothing was measured of digits" in ran.stderr
     assert not shop.with_name("shop.lock.yaml").exists()
 
 
@@ -165,6 +166,7 @@ def test_nothing_is_locked_that_was_planned_by_rule(home: Path, shop: Path) -> N
         (["--check", "--replan"], "leave one of them out"),
         (["--check", "--write-lock"], "--check writes nothing"),
         (["--inventory", "x", "--replan"], "cannot be measured from here"),
+        (["--inventory", "x", "--mode", "measure"], "cannot be measured from here"),
         (["--mode", "guess"], "'guess' is none of measure, predict, hint"),
         (["--budget", "5"], "--budget must be a duration with its unit"),
     ],

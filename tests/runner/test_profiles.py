@@ -14,7 +14,7 @@ from orchestrator.profiling.measurement import Arm, ArmProfile, Block, Profile
 from orchestrator.profiling.store import ProfileStore
 from orchestrator.runner.decide import Ask, never, silent
 from orchestrator.runner.measuring import measuring, stored_profiles
-from orchestrator.runner.profiles import from_profiles, read_profiles, write_profiles
+from orchestrator.runner.profiles import from_profiles, lacking, read_profiles, write_profiles
 from tests.builders import a_deployment, a_model, an_inventory, model_infos
 from tests.builders_decision import a_read_back, latencies
 
@@ -92,6 +92,25 @@ def test_a_profile_brings_along_how_long_answers_took_when_served() -> None:
 )
 def test_a_profile_of_something_else_decides_nothing(over: dict[str, object]) -> None:
     assert decided(a_profile(**over)) == {}
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (
+            {"fingerprint": "0" * 16, "cpus": 4},
+            f"its profile is of another machine, {'0' * 16} with 4 cores and OpenVINO {INVENTORY.openvino}, and this "
+            f"plan is for {fingerprint(INVENTORY)} with 2 cores and OpenVINO {INVENTORY.openvino}; measure it where",
+        ),
+        ({"model_sha256": "b" * 64}, "no profile named is of this model file (aaaaaaaaaaaa...); measure it where"),
+        ({"cpus": 1}, "its profile is of 1 of this machine's cores, and 2 are planned for; state `resources.cpus`"),
+        ({"arms": ()}, "its profile has other input shapes, or is not complete enough; measure it where"),
+    ],
+)
+def test_a_profile_that_decides_nothing_is_told_with_what_differs(over: dict[str, object], words: str) -> None:
+    """Seen to advise naming the profile that was named, and measuring a machine that is not here."""
+    assert lacking([a_profile(**over)])(an_ask(), "detector").startswith(f"detector is planned by rule: {words}")
+    assert "no profile is named" in lacking([])(an_ask(), "detector")
 
 
 def test_profiles_are_read_back_as_they_were_written(tmp_path: Path) -> None:
