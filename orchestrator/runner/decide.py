@@ -155,7 +155,9 @@ def _measured(ask: Ask, policy: Policy, notes: tuple[str, ...]) -> Found:
         raw = policy.measure(ask, policy.tell, policy.cancelled)
     except OrchError as error:
         # UNSUPPORTED: it was measured, and the models do not fit on this machine together; no rule can help.
-        if error.kind in {Kind.CANCELLED, Kind.INTERNAL, Kind.UNSUPPORTED}:
+        if error.kind is Kind.UNSUPPORTED:
+            raise _placed(error, ask.deployment.metadata.name) from None
+        if error.kind in {Kind.CANCELLED, Kind.INTERNAL}:
             raise
         return Found(wanted=ask.modes, notes=(*notes, f"measuring failed, so it is planned by rule: {error}"))
     decisions = {name: settled(_explained(ask, raw[name])) for name in sorted(raw)}
@@ -168,6 +170,15 @@ def _measured(ask: Ask, policy: Policy, notes: tuple[str, ...]) -> Found:
         before = policy.memory.recall(name)
         policy.memory.keep(name, locked(before, ask.deployment, ask.inventory, ask.cpus, decisions, weights))
     return Found(decisions, "measured", ask.modes, notes)
+
+
+def _placed(error: OrchError, deployment: str) -> OrchError:
+    """Return the error with its problems, which name models at most, named as those of the deployment."""
+    problems = [
+        Problem(each.what, deployment if each.where is None else f"{deployment}/{each.where}", each.hint)
+        for each in error.problems
+    ]
+    return OrchError(error.kind, problems)
 
 
 def _explained(ask: Ask, decision: Decision) -> Decision:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import Kind, OrchError
+from orchestrator.errors import Kind, OrchError, Problem
 from orchestrator.inventory.device import Inventory
 from orchestrator.manifest.spec import Deployment
 from orchestrator.planner.decision import Decision
@@ -100,6 +100,17 @@ def test_new_weights_beside_an_ir_are_told_refused_where_locked_and_measured_ane
     assert note.endswith("detector: the weights detector.bin were bbbbbbbbbbbb... and are cccccccccccc...")
     with pytest.raises(OrchError, match=r"shop/detector: the weights detector\.bin were"):
         at("c" * 64, locks={"shop": lock}, locked=True)
+
+
+def test_models_that_do_not_fit_together_are_named_with_their_deployment() -> None:
+    """Seen to say `bert (sheddable)` of a folder of deployments."""
+    problems = [Problem("lacks 2 cores", "bert (sheddable)"), Problem("needs more memory")]
+    with pytest.raises(OrchError) as caught:
+        found(wanted(), Policy(measure=Bench(error=OrchError(Kind.UNSUPPORTED, problems))))
+    assert [str(each) for each in caught.value.problems] == [
+        "shop/bert (sheddable): lacks 2 cores",
+        "shop: needs more memory",
+    ]
 
 
 def test_locked_refuses_without_a_lock_but_not_where_nothing_is_to_be_locked() -> None:
