@@ -266,7 +266,8 @@ def _drifts(
     found = machine.deployments.get(name)
     if found is None:
         return (Drift("missing", None, f"the lock has no deployment {name!r} for this machine", AGAIN),)
-    drifts = [] if cpus is None or cpus == found.cpus else [_cores_drift(found.cpus, cpus)]
+    stated = deployment.spec.resources.cpus
+    drifts = [] if cpus is None or cpus == found.cpus else [_cores_drift(found.cpus, cpus, stated)]
     specs = {model.name: model for model in deployment.spec.models}
     for model in sorted({*found.models, *wanted}):
         if model not in found.models:
@@ -278,9 +279,16 @@ def _drifts(
     return tuple(drifts)
 
 
-def _cores_drift(before: int, now: int) -> Drift:
-    hint = "stop other deployments, state `resources.cpus`, or plan anew: orch plan --write-lock FILE"
-    return Drift("cores", None, f"the lock is for {before} cores, and {now} are to be had now", hint)
+def _cores_drift(before: int, now: int, stated: int | None) -> Drift:
+    """Name both, and what gives back the cores: the manifest where it states another number, or other deployments."""
+    ways = []
+    if now < before and now != stated:
+        ways.append("stop other deployments")
+    if before != stated:
+        ways.append(f"state `resources.cpus: {before}`")
+    hint = f"{', '.join(ways)}{', ' if len(ways) > 1 else ' '}or plan anew: orch plan --write-lock FILE"
+    are = f"the manifest states {now}" if now == stated else f"{now} {'is' if now == 1 else 'are'} to be had now"
+    return Drift("cores", None, f"the lock is for {before} {'core' if before == 1 else 'cores'}, and {are}", hint)
 
 
 def _model_drift(spec: ModelSpec, now: ModelFile, found: LockedModel) -> list[Drift]:

@@ -162,7 +162,7 @@ def test_cores_are_compared_where_the_manifest_states_them() -> None:
     deployment = a_deployment(a_model(slo=SLO), resources={"cpus": 4})
     lock = locked(None, deployment, OTHER, 2, {"detector": decided()})
     (problem,) = problems(Wanted(deployment, lock, {"detector": ModelFile(SHA)}))
-    assert problem.what.startswith("the lock is for 2 cores, and 4 are to be had now")
+    assert problem.what.startswith("the lock is for 2 cores, and the manifest states 4")
     on_two = locked(None, deployment, HERE, 2, {"detector": decided()})
     assert problems(Wanted(deployment, on_two, {"detector": ModelFile(SHA)})) == ()
 

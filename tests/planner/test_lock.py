@@ -178,7 +178,24 @@ def test_the_machine_most_like_this_one_is_compared_with() -> None:
 
 
 def test_fewer_cores_than_planned_are_a_drift() -> None:
-    assert drifts(a_lock(), wanted(), cpus=1) == ["cores None: the lock is for 2 cores, and 1 are to be had now"]
+    assert drifts(a_lock(), wanted(), cpus=1) == ["cores None: the lock is for 2 cores, and 1 is to be had now"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "now", "hint"),
+    [
+        (None, 1, "stop other deployments, state `resources.cpus: 2`, or plan anew"),
+        (None, 4, "state `resources.cpus: 2` or plan anew"),
+        (1, 1, "state `resources.cpus: 2` or plan anew"),
+        (2, 1, "stop other deployments or plan anew"),
+    ],
+)
+def test_what_gives_back_the_cores_is_what_is_advised(stated: int | None, now: int, hint: str) -> None:
+    """Seen to advise stating resources.cpus to who had just stated it."""
+    deployment = a_deployment(a_model("resnet50", slo=SLO), resources={"cpus": stated} if stated else {})
+    (found,) = drift(a_lock(), deployment, model_infos(deployment), an_inventory(), now)
+    assert found.hint == f"{hint}: orch plan --write-lock FILE"
+    assert ("the manifest states 1" in found.what) == (stated == now)
 
 
 def test_models_that_came_and_went_are_named() -> None:
