@@ -45,12 +45,17 @@ def follow(path: Path, method: str, params: Mapping[str, Any], *, timeout_s: flo
 
     Raise the agent's OrchError; UNAVAILABLE, with what becomes of the work, where it ends amid that.
     """
+    planning = method == "apply"  # until the first change is told; what is only planned stands nowhere
     try:
-        yield from admin.stream(path, method, dict(params), timeout_s=timeout_s)
+        for kind, value in admin.stream(path, method, dict(params), timeout_s=timeout_s):
+            planning = planning and "change" not in value
+            yield kind, value
     except OrchError as error:
         if error.kind is not Kind.UNAVAILABLE or error.problems[0].where != str(path):
             raise
-        hint = "the next agent brings about what was begun, as orch status shows; if it does not, repeat the command"
+        hint = "the next agent brings about what was begun, as orch status shows; repeat the command for the rest"
+        if planning:
+            hint = "it was still planning, and nothing was begun: repeat the command"
         raise OrchError(error.kind, [Problem(each.what, each.where, hint) for each in error.problems]) from None
 
 

@@ -392,6 +392,19 @@ def test_an_agent_that_is_killed_amid_an_apply_is_followed_by_one_that_finishes_
     assert agent.item()["sync"] == "Synced"
 
 
+def test_an_agent_that_is_killed_while_it_measures_leaves_what_serves_and_the_apply_to_be_repeated(
+    agent: Agent,
+) -> None:
+    agent.apply(manifest())
+    lines = admin.stream(agent.layout.socket, "apply", agent.request(measured("for ever")), timeout_s=20)
+    eventually(lambda: next(lines)[1].get("phase") == "measuring", "it measures")
+    agent.end(signal.SIGKILL)
+    lines.close()  # type: ignore[attr-defined]
+    agent.start()
+    assert (agent.item()["revision"]["number"], agent.item()["sync"]) == (1, "Synced")
+    assert agent.apply(manifest(limit=9))["deployments"][0]["ok"]
+
+
 def test_an_apply_that_is_not_ready_in_time_fails_and_says_that_it_goes_on(agent: Agent) -> None:
     with pytest.raises(OrchError, match="not ready in time") as caught:
         agent.apply(manifest(behaviour="STARTS_FOREVER"), timeout_s=0.5)

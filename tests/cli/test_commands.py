@@ -236,12 +236,22 @@ def test_ctrl_c_in_an_apply_says_that_the_agent_goes_on(home: Path) -> None:
 
 
 def test_an_agent_that_ends_amid_an_apply_leaves_it_to_the_next_and_says_so(home: Path) -> None:
-    with stand_in(home, {"apply": [phase("starting", "starting the worker"), ConnectionResetError()]}) as agent:
+    change = {"change": {"deployment": "quickstart", "model": "digits", "action": "create"}}
+    script = [change, phase("starting", "starting the worker"), ConnectionResetError()]
+    with stand_in(home, {"apply": script}) as agent:
         ran = agent.orch("apply", QUICKSTART)
     assert ran.returncode == 1
     error, hint = ran.stderr.splitlines()[-2:]
     assert error.endswith("agent.sock: the process ended during apply")
     assert hint.startswith("hint: the next agent brings about what was begun, as orch status shows")
+
+
+def test_an_agent_that_ends_while_it_measures_has_begun_nothing_and_that_is_said(home: Path) -> None:
+    """Seen to promise that the next agent brings it about."""
+    with stand_in(home, {"apply": [phase("measuring", "2 streams"), ConnectionResetError()]}) as agent:
+        ran = agent.orch("apply", QUICKSTART)
+    assert ran.returncode == 1
+    assert ran.stderr.endswith("hint: it was still planning, and nothing was begun: repeat the command\n")
 
 
 def test_a_wrong_manifest_never_reaches_the_agent(home: Path) -> None:
