@@ -279,7 +279,9 @@ class Resources(Strict):
     """At most this much of the machine; what is absent means what the machine has left."""
 
     cpus: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Cores that the deployment may use; with it the worker gets cores of its own."""
+    """Cores that the deployment may use; with it the worker gets cores of its own, while there are any: who comes too
+    late shares those of others, as its plan warns, and who claims all shares the machine. A deployment without it is
+    planned for the cores that are left, and not kept off the others."""
     memory: Size | None = None
     """Memory that the deployment may use."""
 

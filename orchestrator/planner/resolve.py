@@ -142,16 +142,19 @@ def _quota(quota: Quota | None) -> QuotaPlan | None:
 def grant_cpus(
     deployment: Deployment, inventory: Inventory, cores: tuple[int, ...] | None, taken_cpus: int
 ) -> tuple[int, list[str]]:
-    """Return the cores that the models share, and what to say where these are fewer than asked for."""
+    """Return the cores that the models share, and what to say where these are fewer than asked for, or others'."""
     effective = inventory.host.effective_cpus
     if cores is not None:
         return min(len(cores), effective) or 1, []
-    asked = deployment.spec.resources.cpus
-    left = max(1, effective - taken_cpus)
-    if asked is None or asked <= left:
+    asked, free = deployment.spec.resources.cpus, effective - taken_cpus
+    left = max(1, free)
+    if (asked or 1) <= free:
         return asked or left, []
-    taken = f", of which other deployments hold {taken_cpus}" if taken_cpus else ""
-    return left, [f"resources.cpus is {asked}, and this machine grants {effective}{taken}: planned for {left}"]
+    taken, shared = "", ""
+    if taken_cpus:
+        taken, shared = f", of which other deployments hold {taken_cpus}", " that it shares with them"
+    stated = "no core is left" if asked is None else f"resources.cpus is {asked}"
+    return left, [f"{stated}, and this machine grants {effective}{taken}: planned for {left}{shared}"]
 
 
 def _place_all(

@@ -310,8 +310,18 @@ def test_what_other_deployments_hold_is_not_planned_for() -> None:
     plan = a_plan(inventory=an_inventory(cpus=4), taken_cpus=3, resources={"cpus": 2})
     assert plan.cpus == 1
     assert plan.warnings == (
-        "resources.cpus is 2, and this machine grants 4, of which other deployments hold 3: planned for 1",
+        "resources.cpus is 2, and this machine grants 4, of which other deployments hold 3: planned for 1 that it "
+        "shares with them",
     )
+
+
+@pytest.mark.parametrize(("cpus", "stated"), [(1, "resources.cpus is 1"), (None, "no core is left")])
+def test_who_gets_no_core_of_its_own_because_others_hold_all_is_told(cpus: int | None, stated: str) -> None:
+    """Seen to share in silence the cores that two others were promised."""
+    plan = a_plan(inventory=an_inventory(cpus=2), taken_cpus=2, resources={"cpus": cpus} if cpus else {})
+    shared = "of which other deployments hold 2: planned for 1 that it shares with them"
+    assert (plan.cpus, plan.cores) == (1, None)
+    assert plan.warnings == (f"{stated}, and this machine grants 2, {shared}",)
 
 
 XEON = an_inventory(
