@@ -27,7 +27,7 @@ from orchestrator.planner.arms import candidates
 from orchestrator.planner.capacity import LOAD_MAX, Need, quantile
 from orchestrator.planner.crowd import Load, Stream, crowd
 from orchestrator.planner.decision import Capacity, Decision, Rejected
-from orchestrator.planner.explain import duration, figure, rate
+from orchestrator.planner.explain import duration, figure, interval, rate
 from orchestrator.planner.steps import FRONT_END_S
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, ReadBack, Verdict
 from orchestrator.scheduling.simulate import Fate
@@ -354,12 +354,24 @@ def _pressure(members: Sequence[Member], options: Mapping[str, Option], cpus: in
 def _simulated(
     members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int, factor: float, part: float = 1.0
 ) -> tuple[tuple[Fate, ...], ...]:
+    rates = {member.model: factor * member.rate_per_s for member in members}
+    seconds = part * min(REQUESTS_LEAST / min(rates.values()), REQUESTS_MOST / sum(rates.values()))
+    return simulated_at(members, options, cpus, rates, seconds, seed)
+
+
+def simulated_at(
+    members: Sequence[Member],
+    options: Mapping[str, Option],
+    cpus: int,
+    rates: Mapping[str, float],
+    seconds: float,
+    seed: int,
+) -> tuple[tuple[Fate, ...], ...]:
+    """Return the fates of each member's requests within so many seconds at these rates."""
     loads = [
-        Load(options[member.model].stream, member.need, factor * member.rate_per_s, seed + number)
+        Load(options[member.model].stream, member.need, rates[member.model], seed + number)
         for number, member in enumerate(members)
     ]
-    rates = [load.rate_per_s for load in loads]
-    seconds = part * min(REQUESTS_LEAST / min(rates), REQUESTS_MOST / sum(rates))
     return crowd(loads, cpus, seconds, front_end_s=FRONT_END_S)
 
 
@@ -374,19 +386,19 @@ def _predicted(members: Sequence[Member], options: Mapping[str, Option], cpus: i
     all below it, and who misses one all above.
     """
     at_rate = _simulated(members, options, cpus, seed, 1.0)
-    holding = _in_time(members, at_rate)
+    holding = in_time(members, at_rate)
     slack = {name: 1.0 if name in holding else 0.0 for name in options}
     going = set(holding)
     for factor in (rung for rung in LADDER if rung > 1.0):
         if not going:
             break
-        going &= _in_time(members, _simulated(members, options, cpus, seed, factor))
+        going &= in_time(members, _simulated(members, options, cpus, seed, factor))
         slack |= dict.fromkeys(going, factor)
     late = set(options) - holding
     for factor in (rung for rung in reversed(LADDER) if rung < 1.0):
         if not late:
             break
-        found = late & _in_time(members, _simulated(members, options, cpus, seed, factor))
+        found = late & in_time(members, _simulated(members, options, cpus, seed, factor))
         slack |= dict.fromkeys(found, factor)
         late -= found
     forecasts = {
@@ -396,7 +408,7 @@ def _predicted(members: Sequence[Member], options: Mapping[str, Option], cpus: i
     return Layout(kind_of(options, cpus), dict(options), forecasts)
 
 
-def _in_time(members: Sequence[Member], fates: Sequence[Sequence[Fate]]) -> set[str]:
+def in_time(members: Sequence[Member], fates: Sequence[Sequence[Fate]]) -> set[str]:
     """Return the models whose requests were answered in time often enough."""
     pairs = zip(members, fates, strict=True)
     return {one.model for one, fate in pairs if _latency_s(fate, one.need.share) <= one.need.latency_s}
@@ -573,15 +585,18 @@ def _why(joint: Joint, layout: Layout) -> str:
             text = "more threads than cores, those of one inference together"
     rest = [each for each in joint.layouts if each.kind != layout.kind]
     if rest and rest[0].slack < layout.slack:
-        text += f"; a {rest[0].kind} layout would let rates grow {rest[0].slack:g} times, this one {layout.slack:g}"
+        text += (
+            f"; a {rest[0].kind} layout would let rates grow {rest[0].slack:g} times, this one {_grow(layout.slack)}"
+        )
     return text
 
 
 def would_change(joint: Joint, layout: Layout) -> str:
     """Return what would change the plan."""
+    first = f" ({layout.tightest} misses first)" if layout.slack < LADDER[-1] else ""
     return (
-        f"Would change: another model, another SLO, rates above {_grow(layout.slack)} of these together "
-        f"({layout.tightest} misses first), or other than {joint.cpus} cores."
+        f"Would change: another model, another SLO, rates above {_grow(layout.slack)} of these together{first}, or "
+        f"another number of cores than {joint.cpus}."
     )
 
 
@@ -593,17 +608,22 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def decided(
-    joint: Joint, layout: Layout, alone: Decision, verdict: Verdict, reason: str, proof: Proof | None
+    joint: Joint,
+    layout: Layout,
+    alone: Decision,
+    verdict: Verdict,
+    reason: str,
+    proof: Proof | None,
+    capacity: Capacity | None,
 ) -> Decision:
     """Return the decision for one model of the layout, of what was decided for it alone."""
     model = alone.model
-    member = next(each for each in joint.members if each.model == model)
     option, forecast = layout.options[model], layout.forecasts[model]
     return alone.model_copy(
         update={
             "arm": option.arm,
             "actual": _as_planned(option, alone.actual),
-            "capacity": _capacity(alone, forecast.slack * member.rate_per_s, proof),
+            "capacity": capacity,
             "service_s": forecast.service_s,
             "service_p99_s": forecast.service_p99_s,
             "alone_s": statistics.median(option.stream.alone_s),
@@ -612,7 +632,12 @@ def decided(
             "reason": reason,
             "proof": proof,
             "rejected": _rejected(alone, option),
-            "sentences": (*reasons(joint, layout, model), _proved(verdict, reason), would_change(joint, layout)),
+            "sentences": (
+                *reasons(joint, layout, model),
+                *_carried(capacity),
+                _proved(verdict, reason),
+                would_change(joint, layout),
+            ),
         }
     )
 
@@ -630,14 +655,10 @@ def _as_planned(option: Option, actual: ReadBack) -> ReadBack:
     )
 
 
-def _capacity(alone: Decision, per_s: float, proof: Proof | None) -> Capacity:
-    """Return the rate at which the model holds when its neighbours' rates grow likewise, never less than was proved."""
-    before = alone.capacity
-    low, high = (
-        (before.low_per_s / before.per_s, before.high_per_s / before.per_s) if before and before.per_s else (1, 1)
-    )
-    held = proof.rate_per_s if proof is not None and proof.verdict == "verified" else 0.0
-    return Capacity(per_s=max(per_s, held), low_per_s=max(low * per_s, held), high_per_s=max(high * per_s, held))
+def _carried(capacity: Capacity | None) -> tuple[str, ...]:
+    if capacity is None:
+        return ()
+    return (f"Predicted to carry {interval(capacity)} itself while the others come at their rates.",)
 
 
 def _rejected(alone: Decision, option: Option) -> tuple[Rejected, ...]:

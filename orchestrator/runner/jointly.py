@@ -21,6 +21,7 @@ from orchestrator.planner.joint import Joint, Layout, Member, decided, moved, op
 from orchestrator.planner.memory import host_limit
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
+from orchestrator.planner.room import capacity_of, room
 from orchestrator.planner.steps import Verify, question_of
 from orchestrator.planner.verdict import BLOCKS, the_test
 from orchestrator.profiling.host_lock import default_path, host_lock
@@ -96,7 +97,8 @@ def measure_together(
         attempts = _prove(_Trial(ask, joint, alone, progress, cancelled), left_s)
     seconds = time.monotonic() - began
     chosen = min(attempts, key=lambda each: _badness(each, joint)) if attempts else Attempt(joint.layouts[0], {})
-    found = {each.spec.name: _decided(joint, chosen, each.alone) for each in measured}
+    most = room(joint, chosen.layout)
+    found = {each.spec.name: _decided(joint, chosen, each.alone, most[each.spec.name]) for each in measured}
     return {name: decision.model_copy(update={"seconds": seconds}) for name, decision in found.items()}
 
 
@@ -187,7 +189,7 @@ def _attempt(trial: _Trial, layout: Layout, number: int, seconds: float, load: f
     ask = trial.ask
     trial.progress(f"all models at {_times(load)}, {layout.kind}: {layout.words}")
     steps = {member.model: _step(member, layout, SEED + number, seconds, load) for member in trial.joint.members}
-    decisions = {name: _decided(trial.joint, Attempt(layout, {}), trial.alone[name]) for name in steps}
+    decisions = {name: _decided(trial.joint, Attempt(layout, {}), trial.alone[name], None) for name in steps}
     stage = Stage(
         plan=plan_of(ask, decisions),
         info=next(iter(ask.infos.values())),
@@ -241,8 +243,9 @@ def _badness(attempt: Attempt, joint: Joint) -> tuple[float, ...]:
     return (*by_priority, missed)
 
 
-def _decided(joint: Joint, attempt: Attempt, alone: Decision) -> Decision:
+def _decided(joint: Joint, attempt: Attempt, alone: Decision, most_per_s: float | None) -> Decision:
     proof = attempt.proofs.get(alone.model)
     verdict: Verdict = proof.verdict if proof is not None else "unverified"
     reason = proof.reason if proof is not None else "the layout was predicted, and not run with all models loaded"
-    return decided(joint, attempt.layout, alone, verdict, reason, proof)
+    capacity = None if most_per_s is None else capacity_of(most_per_s, alone, proof)
+    return decided(joint, attempt.layout, alone, verdict, reason, proof, capacity)
