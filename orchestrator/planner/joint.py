@@ -25,7 +25,7 @@ from orchestrator.manifest.spec import ModelSpec
 from orchestrator.planner import evidence
 from orchestrator.planner.arms import candidates
 from orchestrator.planner.capacity import LOAD_MAX, Need, quantile
-from orchestrator.planner.crowd import Load, Stream, crowd
+from orchestrator.planner.crowd import Load, Stream, crowd, most_per_s
 from orchestrator.planner.decision import Capacity, Decision, Rejected
 from orchestrator.planner.explain import duration, figure, interval, rate
 from orchestrator.planner.steps import FRONT_END_S
@@ -51,6 +51,7 @@ COMBINATIONS_MAX = 128
 SAMPLES_MAX = 500  # of an option
 STREAMS_TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BESIDE, BESIDE_MAX = 1.05, 2.0  # where no quiet block shows it, and at most: beyond, something else was there
+PER_S_LEAST = 1e-9
 CORES_MAX = 4  # times those there are, when asking how many would do
 
 
@@ -87,8 +88,17 @@ class Member:
 
     @property
     def demand(self) -> float:
-        """Return the cores that it keeps busy at its rate."""
+        """Return the cores that it needs for its rate; callers that wait keep as many busy as they are given."""
         return self.rate_per_s * self.thread_s
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether its callers each wait for their answer, and so bring as much as they reach."""
+        return self.need.arrivals == "closed"
+
+    def comes_per_s(self, option: Option, factor: float = 1.0) -> float:
+        """Return the arrivals at so many times the rate; of callers that wait the most that they can reach."""
+        return most_per_s(self.need, option.stream) if self.closed else factor * self.rate_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,8 @@ class Forecast:
     service_p99_s: float
     slack: float
     """By what all rates can grow before it misses: 0 where it misses even at the least that is tried."""
+    per_s: float
+    """Answers a second: of callers that wait, what they reach together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +316,8 @@ def dedicated(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
 def _alone_slack(member: Member, option: Option) -> float:
     """Return about how often its rate the option serves on cores of its own; the simulation says it exactly."""
     stream, need = option.stream, member.need
-    if quantile(stream.alone_s, need.share) * stream.beside > need.latency_s:
+    waiting = max(1.0, (need.callers or 1) / stream.streams) if member.closed else 1.0
+    if quantile(stream.alone_s, need.share) * stream.beside * waiting > need.latency_s:
         return 0.0
     service_s = statistics.fmean(stream.alone_s) * stream.beside
     room = 1 - service_s / need.latency_s / 2  # the less an inference leaves of the SLO, the emptier the queue must be
@@ -346,15 +359,25 @@ def _pressure(members: Sequence[Member], options: Mapping[str, Option], cpus: in
     """Return by how much the worst latency fills its SLO, from a short simulation."""
     fates = _simulated(members, options, cpus, seed, 1.0, 0.25)
     return max(
-        min(10.0, _latency_s(fate, member.need.share) / member.need.latency_s)
+        min(10.0, max(latency_s(fate, member.need.share) / member.need.latency_s, _short(member, fate)))
         for member, fate in zip(members, fates, strict=True)
     )
+
+
+def _short(member: Member, fates: Sequence[Fate]) -> float:
+    """Return by how much the rate exceeds what callers that wait reach; 0 for all others, who come at their rate."""
+    return member.rate_per_s / max(PER_S_LEAST, answered_per_s(fates)) if member.closed else 0.0
+
+
+def answered_per_s(fates: Sequence[Fate]) -> float:
+    """Return the answers a second."""
+    return sum(fate.cause is None for fate in fates) / max(fate.ended for fate in fates)
 
 
 def _simulated(
     members: Sequence[Member], options: Mapping[str, Option], cpus: int, seed: int, factor: float, part: float = 1.0
 ) -> tuple[tuple[Fate, ...], ...]:
-    rates = {member.model: factor * member.rate_per_s for member in members}
+    rates = {member.model: member.comes_per_s(options[member.model], factor) for member in members}
     seconds = part * min(REQUESTS_LEAST / min(rates.values()), REQUESTS_MOST / sum(rates.values()))
     return simulated_at(members, options, cpus, rates, seconds, seed)
 
@@ -367,7 +390,7 @@ def simulated_at(
     seconds: float,
     seed: int,
 ) -> tuple[tuple[Fate, ...], ...]:
-    """Return the fates of each member's requests within so many seconds at these rates."""
+    """Return the fates of each member's requests within so many seconds at these rates; closed callers bring theirs."""
     loads = [
         Load(options[member.model].stream, member.need, rates[member.model], seed + number)
         for number, member in enumerate(members)
@@ -375,7 +398,7 @@ def simulated_at(
     return crowd(loads, cpus, seconds, front_end_s=FRONT_END_S)
 
 
-def _latency_s(fates: Sequence[Fate], share: float) -> float:
+def latency_s(fates: Sequence[Fate], share: float) -> float:
     return quantile([fate.latency_s if fate.cause is None else math.inf for fate in fates], share)
 
 
@@ -409,14 +432,19 @@ def _predicted(members: Sequence[Member], options: Mapping[str, Option], cpus: i
 
 
 def in_time(members: Sequence[Member], fates: Sequence[Sequence[Fate]]) -> set[str]:
-    """Return the models whose requests were answered in time often enough."""
-    pairs = zip(members, fates, strict=True)
-    return {one.model for one, fate in pairs if _latency_s(fate, one.need.share) <= one.need.latency_s}
+    """Return the models whose requests were answered in time often enough, and whose callers reach the rate."""
+    return {
+        member.model
+        for member, fate in zip(members, fates, strict=True)
+        if latency_s(fate, member.need.share) <= member.need.latency_s and _short(member, fate) <= 1
+    }
 
 
 def _forecast(fates: Sequence[Fate], share: float, slack: float) -> Forecast:
     served = [fate.ended - fate.started for fate in fates if fate.started is not None] or [math.inf]
-    return Forecast(_latency_s(fates, share), statistics.median(served), quantile(served, 0.99), slack)
+    return Forecast(
+        latency_s(fates, share), statistics.median(served), quantile(served, 0.99), slack, answered_per_s(fates)
+    )
 
 
 def _blocked(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
@@ -470,7 +498,7 @@ def _demand_problems(members: Sequence[Member], cpus: int) -> list[Problem]:
         if lacks > 0:
             needs = f"{rate(member.rate_per_s)} of {duration(member.thread_s)} each keep {_cores(member.demand)} busy"
             what = f"{needs}, and it lacks {figure(lacks)} of that: together the models need {_cores(total)}"
-            what += f", and {100 * DEMAND_MAX:.0f} % of {cpus} can be planned"
+            what += f", and {100 * DEMAND_MAX:.0f} % of {_cores(cpus)} can be planned"
             problems.append(Problem(what, f"{member.model} ({member.priority})", None if problems else advice))
     return problems
 
@@ -518,21 +546,24 @@ def _layout_problems(members: Sequence[Member], best: Layout, cpus: int, seed: i
 def _too_late(member: Member, layout: Layout) -> str:
     forecast, need = layout.forecasts[member.model], member.need
     at, slo = rate(member.rate_per_s), duration(need.latency_s)
+    if member.closed:
+        at = f"the {rate(forecast.per_s)} reached by {_callers(member)} of {at}"
     text = f"p{need.percentile:g} at {at} is predicted as {duration(forecast.latency_s)}, and the SLO is {slo}"
     if math.isinf(forecast.latency_s):
         text = f"too many would be late or refused at {at} for an SLO of {slo}"
     return f"{text}; it would hold at {forecast.slack:g} times all rates" if forecast.slack else text
 
 
+def _callers(member: Member) -> str:
+    number = member.need.callers or 1
+    return "1 caller" if number == 1 else f"{number} callers"
+
+
 def cores_that_do(members: Sequence[Member], layout: Layout, cpus: int, seed: int = 1) -> int | None:
     """Return how many cores let all hold with streams in proportion, None where four times as many do not."""
     for cores in range(cpus + 1, CORES_MAX * cpus + 1):
         options = {name: _widened(option, cores, cpus) for name, option in layout.options.items()}
-        fates = _simulated(members, options, cores, seed, 1.0)
-        if all(
-            _latency_s(fate, member.need.share) <= member.need.latency_s
-            for member, fate in zip(members, fates, strict=True)
-        ):
+        if len(in_time(members, _simulated(members, options, cores, seed, 1.0))) == len(members):
             return cores
     return None
 
@@ -550,18 +581,29 @@ def reasons(joint: Joint, layout: Layout, model: str) -> tuple[str, ...]:
     member = next(each for each in joint.members if each.model == model)
     option, forecast = layout.options[model], layout.forecasts[model]
     others = [each.model for each in joint.members if each.model != model]
-    total = sum(each.demand for each in joint.members)
+    total = sum(_busy(each, layout) for each in joint.members)
     threads = sum(each.threads for each in layout.options.values())
     first = f"{option.arm.name} on {option.arm.device}, planned together with {_listed(others)}: {_why(joint, layout)}."
+    per_s = forecast.per_s if member.closed else member.rate_per_s
+    brought = f", brought by {_callers(member)} waiting for their answers," if member.closed else ""
     demand = (
-        f"{rate(member.rate_per_s)} of {duration(member.thread_s)} each keep {figure(member.demand)} of {joint.cpus} "
-        f"cores busy, all models {figure(total)}; their {threads} threads are not pinned."
+        f"{rate(per_s)} of {duration(member.thread_s)} each{brought} keep {figure(_busy(member, layout))} of "
+        f"{_cores(joint.cpus)} busy, all models {figure(total)}; their {_threads(threads)} not pinned."
     )
     predicted = (
         f"Predicted beside the others: p{member.need.percentile:g} {_told(forecast.latency_s)} of "
         f"{duration(member.need.latency_s)}; all rates could grow {_grow(forecast.slack)} before it misses."
     )
     return first, demand, predicted
+
+
+def _busy(member: Member, layout: Layout) -> float:
+    """Return the cores that it keeps busy: as many as its rate needs, or as callers that wait reach."""
+    return member.thread_s * layout.forecasts[member.model].per_s if member.closed else member.demand
+
+
+def _threads(number: int) -> str:
+    return "1 thread is" if number == 1 else f"{number} threads are"
 
 
 def _told(seconds: float) -> str:

@@ -42,3 +42,32 @@ def test_what_does_not_fit_beside_an_overloaded_pool_is_refused_and_not_late() -
     answered = sorted(fate.latency_s for fate in kept if fate.cause is None)
     assert 0.4 < in_time(kept, 0.06) < 0.8
     assert answered[int(0.99 * len(answered))] <= 1.05 * 0.06
+
+
+def closed(callers: int, *, streams: int = 1, slo_s: float = 1.0, rate_per_s: float = 100.0) -> Load:
+    need = Need(slo_s, 99.0, arrivals="closed", callers=callers, timeout_s=slo_s)
+    return Load(Stream(streams, 1, ALONE_S), need, rate_per_s, 3)
+
+
+def test_callers_that_wait_bring_as_much_as_they_reach_whatever_rate_is_declared() -> None:
+    """Seen to come at the declared 20/s, 0.2 cores, where eight callers keep a whole core busy."""
+    (fates,) = crowd([closed(8, rate_per_s=20.0)], 2, 10.0)
+    assert len(fates) == pytest.approx(1000, rel=0.05), "10 s of one stream of 10 ms"
+    usual = sorted(fate.latency_s for fate in fates)[len(fates) // 2]
+    assert usual == pytest.approx(0.08, rel=0.05), "each waits for the seven before it"
+
+
+def test_callers_that_wait_take_from_a_neighbour_what_they_keep_busy() -> None:
+    neighbour = a_load(40.0, 0.06, streams=1, seed=2)
+    (alone,) = crowd([neighbour], 1, 10.0)
+    _, beside = crowd([closed(4), neighbour], 1, 10.0)
+
+    def usual(fates: Sequence[Fate]) -> float:
+        return sorted(fate.latency_s for fate in fates)[len(fates) // 2]
+
+    assert usual(beside) > 1.5 * usual(alone)
+
+
+def test_callers_that_are_refused_again_and_again_end() -> None:
+    (fates,) = crowd([closed(4096, slo_s=0.02)], 2, 5.0)
+    assert len(fates) < 4096 + 4 * 100 * 5 + 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,6 +195,34 @@ def test_each_layout_is_predicted_on_the_same_ladder() -> None:
     joint = plan_together([a_member("a", 0.01, 20, 0.1), a_member("b", 0.02, 10, 0.2)], 2)
     for layout in joint.layouts:
         assert {forecast.slack for forecast in layout.forecasts.values()} <= {*LADDER, 0.0}
+
+
+def a_closed_member(
+    model: str, service_s: float, callers: int, latency_s: float, rate: float = 20.0, **over: Any
+) -> Member:
+    member = a_member(model, service_s, rate, latency_s, **over)
+    return replace(member, need=replace(member.need, arrivals="closed", callers=callers))
+
+
+def test_callers_that_wait_are_planned_and_told_with_what_they_reach() -> None:
+    """Seen to be counted as Poisson arrivals of the declared 20/s: 0.1 cores of the 0.9 that they kept busy."""
+    joint = plan_together([a_closed_member("batch", 0.005, 8, 0.5), a_member("live", 0.01, 20, 0.2)], 2)
+    best = joint.layouts[0]
+    assert best.forecasts["batch"].per_s > 150
+    demand = reasons(joint, best, "batch")[1]
+    assert "brought by 8 callers waiting for their answers, keep " in demand
+    busy = float(demand.partition(" keep ")[2].partition(" ")[0])
+    assert busy > 0.8
+
+
+def test_callers_that_do_not_reach_the_rate_do_not_hold_it() -> None:
+    def slack(rate: float) -> float:
+        batch = a_closed_member("batch", 0.02, 1, 0.5, rate=rate, speedup=1.0)
+        return plan_together([batch, a_member("live", 0.02, 10, 0.2)], 2).layouts[0].forecasts["batch"].slack
+
+    assert slack(40.0) >= 1
+    with pytest.raises(OrchError, match="reached by 1 caller of 55/s"):
+        slack(55.0)
 
 
 # After a failed run.

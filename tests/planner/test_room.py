@@ -7,7 +7,7 @@ import pytest
 from orchestrator.planner.joint import plan_together, would_change
 from orchestrator.planner.room import capacity_of, ceiling_per_s, room
 from tests.builders_decision import a_capacity, a_decision, a_proof
-from tests.planner.test_joint import a_member
+from tests.planner.test_joint import a_closed_member, a_member
 
 
 def test_a_model_far_below_what_it_carries_is_said_to_carry_more_than_the_ladder_tries() -> None:
@@ -42,6 +42,20 @@ def test_a_model_carries_less_the_more_its_neighbour_asks() -> None:
         return room(joint, layout)["a"]
 
     assert most(90.0) < most(5.0)
+
+
+def test_callers_that_wait_carry_what_they_reach() -> None:
+    joint = plan_together([a_closed_member("batch", 0.005, 8, 0.5), a_member("live", 0.01, 20, 0.2)], 2)
+    best = joint.layouts[0]
+    assert room(joint, best)["batch"] == pytest.approx(best.forecasts["batch"].per_s, rel=0.1)
+
+
+def test_of_callers_too_many_to_be_answered_in_time_those_count_that_are() -> None:
+    joint = plan_together(
+        [a_closed_member("batch", 0.005, 40, 0.06), a_member("live", 0.01, 20, 0.2)], 2, disturbed=True
+    )
+    most = room(joint, joint.layouts[0])["batch"]
+    assert 0 < most < 400
 
 
 @pytest.mark.parametrize("held", [0.0, 20.0, 60.0])
