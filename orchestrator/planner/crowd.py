@@ -38,6 +38,13 @@ class Stream:
     """Service times of inferences beside which nothing computed."""
     beside: float = 1.0
     """By what they are longer while other cores compute, memory and caches being shared."""
+    rows: int = 1
+    """Requests that one inference takes at most; it computes all rows, however few are asked."""
+
+    @property
+    def rows_per_s(self) -> float:
+        """Return the requests a second that it serves when no stream is ever idle."""
+        return self.streams * self.rows * len(self.alone_s) / math.fsum(self.alone_s) / self.beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Load:
 
 def most_per_s(need: Need, stream: Stream) -> float:
     """Return how many answers a second closed callers reach at most."""
-    return min(need.callers or 1, stream.streams) * len(stream.alone_s) / math.fsum(stream.alone_s)
+    return min(need.callers or 1, stream.streams * stream.rows) * len(stream.alone_s) / math.fsum(stream.alone_s)
 
 
 def crowd(
@@ -240,7 +247,7 @@ class _Crowd:
 def _scheduler(load: Load) -> Scheduler:
     stream = load.stream
     expected_s = math.fsum(stream.alone_s) / len(stream.alone_s) * stream.beside
-    queue = queue_bound(stream.streams, 1, expected_s, slo_latency_s=load.need.latency_s, limit=load.need.queue_limit)
-    need = load.need
-    limits = Limits(stream.streams, 1, queue, share=need.share)
+    need, rows = load.need, stream.rows
+    queue = queue_bound(stream.streams * rows, rows, expected_s, slo_latency_s=need.latency_s, limit=need.queue_limit)
+    limits = Limits(stream.streams, rows, queue, share=need.share)
     return Scheduler(limits, service_s=expected_s)

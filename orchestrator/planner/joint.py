@@ -89,7 +89,7 @@ class Member:
     @property
     def demand(self) -> float:
         """Return the cores that it needs for its rate; callers that wait keep as many busy as they are given."""
-        return self.rate_per_s * self.thread_s
+        return self.rate_per_s * self.thread_s / min(option.stream.rows for option in self.options)
 
     @property
     def closed(self) -> bool:
@@ -153,6 +153,8 @@ class Joint:
     layouts: tuple[Layout, ...]
     blocked: tuple[tuple[str, str], ...] = ()
     """Pairs of models of which the first's SLO is shorter than one inference of the second."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """Other models on these cores, which are not counted, and why."""
 
 
 def plan_together(
@@ -161,12 +163,14 @@ def plan_together(
     *,
     memory: tuple[int, str] | None = None,
     disturbed: bool = False,
+    beside: tuple[tuple[str, str], ...] = (),
     seed: int = 1,
 ) -> Joint:
     """Return the layouts to run, best first; same input, same result.
 
     `memory` is the limit in bytes and who says so. `disturbed` profiles have other processes' work in their tails: then
-    only a run may say that no layout holds. Raise OrchError UNSUPPORTED with who lacks what, how many cores would do
+    only a run may say that no layout holds. `beside` are other models on these cores, and why they are not counted.
+    Raise OrchError UNSUPPORTED with who lacks what, how many cores would do
     and what to cut where the demands do not fit.
     """
     assert len(members) > 1, "one model needs no layout"
@@ -180,7 +184,8 @@ def plan_together(
     ranked = sorted(layouts, key=lambda layout: _rank(members, layout, bool(blocked)))
     if ranked[0].slack < HOPELESS and not disturbed:
         raise OrchError(Kind.UNSUPPORTED, _layout_problems(members, ranked[0], cpus, seed))
-    return Joint(members, cpus, tuple(each for each in ranked if each.slack >= HOPELESS) or (ranked[0],), blocked)
+    worth = tuple(each for each in ranked if each.slack >= HOPELESS) or (ranked[0],)
+    return Joint(members, cpus, worth, blocked, beside)
 
 
 def moved(joint: Joint, tried: Sequence[Layout], failed: str) -> Layout | None:
@@ -222,14 +227,14 @@ def options_of(
     """Return the ways to run the model beside others, from what was measured of it alone.
 
     A stream of so many threads is as fast in an arm of few streams as in one of many while the others idle; so one
-    profile stands for every number of streams. Batches are left out: they would make neighbours wait longer.
+    profile stands for every number of streams. Batches are left out: they would make neighbours wait longer. What
+    `compile` states, a batch too, is the only way where it leaves no streams to choose.
     """
     singles = {threads: profile for profile in profiles if (threads := _threads_each(profile)) is not None}
     beside = _beside(singles)
     found = []
     for threads, profile in sorted(singles.items()):
-        samples = [value for block in evidence.back_to_back(profile) for value in block.service_s]
-        alone_s = tuple(sorted(samples)[:: max(1, -(-len(samples) // SAMPLES_MAX))])
+        alone_s = _thinned([value for block in evidence.back_to_back(profile) for value in block.service_s])
         for streams in (each for each in STREAMS_TRIED if each * threads <= cpus):
             arms = candidates(
                 spec,
@@ -245,7 +250,31 @@ def options_of(
             arm = next((each.arm for each in explicit if (each.streams, each.arm.threads) == (streams, of_all)), None)
             if arm is not None:
                 found.append(Option(arm, Stream(streams, threads, alone_s, beside)))
+    if found or spec.compile is None:
+        return tuple(found)
+    stated = candidates(spec, info, inventory, cpus=cpus, own_cores=own_cores, cpu_models=cpu_models)
+    return _as_stated({each.arm.name: each.arm for each in stated}, profiles)
+
+
+def _as_stated(arms: Mapping[str, Arm], profiles: Sequence[ArmProfile]) -> tuple[Option, ...]:
+    """Return the arms by their names as they were measured: hints, batches, more requests than streams."""
+    found = []
+    for profile in profiles:
+        arm, actual = arms.get(profile.arm.name), profile.actual
+        blocks = evidence.alone_blocks(profile)
+        if arm is None or not actual.streams or not actual.threads or not blocks:
+            continue
+        slots, threads = evidence.slots_of(profile), max(1, actual.threads // actual.streams)
+        beside = BESIDE
+        if slots <= actual.streams:  # otherwise a busy one waits for a stream
+            blocks, beside = evidence.back_to_back(profile), _beside({threads: profile})
+        alone_s = _thinned([value for block in blocks for value in block.service_s])
+        found.append(Option(arm, Stream(min(slots, actual.streams), threads, alone_s, beside, arm.batch)))
     return tuple(found)
+
+
+def _thinned(samples: Sequence[float]) -> tuple[float, ...]:
+    return tuple(sorted(samples)[:: max(1, -(-len(samples) // SAMPLES_MAX))])
 
 
 def _threads_each(profile: ArmProfile) -> int | None:
@@ -279,15 +308,14 @@ def kind_of(options: Mapping[str, Option], cpus: int) -> Kindred:
     return "shared" if all(option.stream.threads == 1 for option in options.values()) else "mixed"
 
 
-def shared(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
-    """Return streams of one thread for all, twice as many as their demand, None where one was never measured so."""
+def shared(members: Sequence[Member], cpus: int) -> dict[str, Option]:
+    """Return streams of one thread for all, twice as many as their demand, else of the fewest threads there are."""
     found: dict[str, Option] = {}
     for member in members:
         wanted = min(cpus, max(1, math.ceil(STREAMS_PER_DEMAND * member.demand)))
-        singles = [option for option in member.options if option.stream.threads == 1]
-        if not singles:
-            return None
-        found[member.model] = min(singles, key=lambda option: abs(option.stream.streams - wanted))
+        found[member.model] = min(
+            member.options, key=lambda option: (option.stream.threads, abs(option.stream.streams - wanted))
+        )
     return found
 
 
@@ -321,7 +349,7 @@ def _alone_slack(member: Member, option: Option) -> float:
         return 0.0
     service_s = statistics.fmean(stream.alone_s) * stream.beside
     room = 1 - service_s / need.latency_s / 2  # the less an inference leaves of the SLO, the emptier the queue must be
-    return LOAD_MAX * room * stream.streams / service_s / member.rate_per_s
+    return LOAD_MAX * room * stream.streams * stream.rows / service_s / member.rate_per_s
 
 
 def mixed(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
@@ -334,8 +362,7 @@ def mixed(members: Sequence[Member], cpus: int) -> dict[str, Option] | None:
     if first is None:
         return None
     left = cpus - sum(option.threads for option in first.values())
-    others = shared(rest, left)
-    return None if others is None else {**first, **others}
+    return {**first, **shared(rest, left)}
 
 
 def _finalists(members: Sequence[Member], cpus: int, seed: int) -> list[dict[str, Option]]:
@@ -617,7 +644,7 @@ def _grow(slack: float) -> str:
 def _why(joint: Joint, layout: Layout) -> str:
     match layout.kind:
         case "dedicated":
-            text = "a core for every thread, so that nobody waits for one"
+            text = "a core for every thread" + ("" if joint.beside else ", so that nobody waits for one")
             if joint.blocked:
                 one, other = joint.blocked[0]
                 text += f" (an inference of {other} is longer than the SLO of {one})"
@@ -630,7 +657,14 @@ def _why(joint: Joint, layout: Layout) -> str:
         text += (
             f"; a {rest[0].kind} layout would let rates grow {rest[0].slack:g} times, this one {_grow(layout.slack)}"
         )
-    return text
+    return f"{text}; {_uncounted(joint)} the cores too" if joint.beside else text
+
+
+def _uncounted(joint: Joint) -> str:
+    """Return who shares the cores and is not counted, and why: `not counted, free (no rate is stated) shares`."""
+    reasons = sorted({why for _, why in joint.beside})
+    each = [_listed([name for name, reason in joint.beside if reason == why]) + f" ({why})" for why in reasons]
+    return f"not counted, {_listed(each)} {'share' if len(joint.beside) > 1 else 'shares'}"
 
 
 def would_change(joint: Joint, layout: Layout) -> str:
@@ -669,7 +703,7 @@ def decided(
             "service_s": forecast.service_s,
             "service_p99_s": forecast.service_p99_s,
             "alone_s": statistics.median(option.stream.alone_s),
-            "per_s": option.stream.streams / statistics.fmean(option.stream.alone_s) / option.stream.beside,
+            "per_s": option.stream.rows_per_s,
             "verdict": verdict,
             "reason": reason,
             "proof": proof,
@@ -677,7 +711,7 @@ def decided(
             "sentences": (
                 *reasons(joint, layout, model),
                 *_carried(capacity),
-                _proved(verdict, reason),
+                _proved(joint, verdict, reason),
                 would_change(joint, layout),
             ),
         }
@@ -692,7 +726,7 @@ def _as_planned(option: Option, actual: ReadBack) -> ReadBack:
             "properties": {**actual.properties, **option.arm.properties},
             "streams": stream.streams,
             "threads": option.threads,
-            "requests": stream.streams,
+            "requests": option.arm.requests or stream.streams,
         }
     )
 
@@ -720,7 +754,11 @@ def _rejected(alone: Decision, option: Option) -> tuple[Rejected, ...]:
     return (best, *others)
 
 
-def _proved(verdict: Verdict, reason: str) -> str:
+def _proved(joint: Joint, verdict: Verdict, reason: str) -> str:
     if verdict == "unverified":
         return f"Not verified: {reason}."
-    return f"{verdict.capitalize()} with all models loaded at their rates at once: {reason}."
+    loaded = "all models"
+    if joint.beside:
+        others = _listed([name for name, _ in joint.beside])
+        loaded = f"{_listed([member.model for member in joint.members])}, but not {others},"
+    return f"{verdict.capitalize()} with {loaded} loaded at their rates at once: {reason}."

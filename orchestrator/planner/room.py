@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -54,9 +53,7 @@ def _reached_per_s(joint: Joint, layout: Layout, member: Member, seed: int) -> f
 
 def ceiling_per_s(option: Option) -> float:
     """Return the largest rate that is planned for an option: a part of what its streams serve when never idle."""
-    stream = option.stream
-    most_per_s = stream.streams / statistics.fmean(stream.alone_s) / stream.beside
-    return min(LOAD_MAX * most_per_s, 1 / FRONT_END_S)
+    return min(LOAD_MAX * option.stream.rows_per_s, 1 / FRONT_END_S)
 
 
 def _fates(joint: Joint, layout: Layout, member: Member, per_s: float, seed: int) -> Sequence[Fate]:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.manifest import target
 from orchestrator.manifest.spec import ModelSpec
-from orchestrator.manifest.target import Mode
 from orchestrator.planner.decision import Decision
 from orchestrator.planner.evidence import ambient
 from orchestrator.planner.joint import Joint, Layout, Member, decided, moved, options_of, plan_together
 from orchestrator.planner.memory import host_limit
+from orchestrator.planner.modes import Mode
+from orchestrator.planner.placement import place
 from orchestrator.planner.plan import DeploymentPlan
 from orchestrator.planner.resolve import resolve
 from orchestrator.planner.room import capacity_of, room
@@ -37,6 +39,9 @@ MEASURING_SHARE = 0.5  # of each model's budget; what is left is for the proof o
 PROOF_START_S = 4.0  # until a worker serves all models
 GAP_S = 0.2
 SEED = 1
+NO_RATE = "no rate is stated"
+NOT_MEASURED = "its device is left open"
+UNPREDICTABLE = "it was not measured in a way that predicts it among others"
 HEADROOM = 1.1  # times the declared rates that a layout is proved at first: at its edge a proof says yes too easily
 
 
@@ -63,13 +68,28 @@ class Attempt:
 
 
 def sharers(ask: Ask) -> tuple[str, ...]:
-    """Return the models that must be planned together: on the CPU, with a rate to hold; none where it is only one."""
-    found = []
+    """Return the models that must be planned together: on the CPU, with a rate to hold; none where it is only one.
+
+    Beside those to be measured all whose `compile` is stated: they keep it, and their load is there all the same.
+    """
+    found = [model.name for model in ask.deployment.spec.models if _shares(model, ask.modes.get(model.name))]
+    return tuple(found) if len(found) > 1 and any(ask.modes.get(name) == "measure" for name in found) else ()
+
+
+def _shares(model: ModelSpec, mode: Mode | None) -> bool:
+    on_cpu = model.device.mode is target.Mode.DIRECT and model.device.devices[0].partition(".")[0] == "CPU"
+    takes_part = mode == "measure" or (mode is None and model.compile is not None)
+    return takes_part and on_cpu and model.slo is not None and model.slo.rate is not None
+
+
+def _beside(ask: Ask, left_out: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the models that may take cores from those planned together, and why they are not counted."""
+    found, counted = [(name, UNPREDICTABLE) for name in left_out], sharers(ask)
     for model in ask.deployment.spec.models:
-        on_cpu = model.device.mode is Mode.DIRECT and model.device.devices[0].partition(".")[0] == "CPU"
-        if ask.modes.get(model.name) == "measure" and on_cpu and model.slo is not None and model.slo.rate is not None:
-            found.append(model.name)
-    return tuple(found) if len(found) > 1 else ()
+        placement, _ = place(model, ask.infos[model.name], ask.inventory)
+        if model.name not in counted and placement is not None and placement.uses_cpu:
+            found.append((model.name, NO_RATE if model.slo is None or model.slo.rate is None else NOT_MEASURED))
+    return tuple(sorted(found))
 
 
 def measure_together(
@@ -84,10 +104,14 @@ def measure_together(
     measured = [_measured(ask, name, store, tell, cancelled, fresh=fresh) for name in names]
     members = [_member(ask, each) for each in measured]
     alone = {each.spec.name: each.alone for each in measured}
-    if any(not member.options for member in members) or any(each.verdict == "infeasible" for each in alone.values()):
-        return alone  # each says for itself what it lacks; a layout cannot help
+    left_out = tuple(member.model for member in members if not member.options)
+    members = [member for member in members if member.options]
+    if len(members) < 2 or any(each.verdict == "infeasible" for each in alone.values()):
+        # Each says for itself what it lacks; a layout cannot help.
+        return {name: each for name, each in alone.items() if ask.modes.get(name) or each.verdict == "infeasible"}
     disturbed = ambient([profile for each in measured for profile in each.profiles])
-    joint = plan_together(members, ask.cpus, memory=_memory_limit(ask), disturbed=disturbed)
+    beside = _beside(ask, left_out)
+    joint = plan_together(members, ask.cpus, memory=_memory_limit(ask), disturbed=disturbed, beside=beside)
 
     def progress(message: str) -> None:
         tell(deployment, None, "verifying", message)
@@ -98,8 +122,9 @@ def measure_together(
     seconds = time.monotonic() - began
     chosen = min(attempts, key=lambda each: _badness(each, joint)) if attempts else Attempt(joint.layouts[0], {})
     most = room(joint, chosen.layout)
-    found = {each.spec.name: _decided(joint, chosen, each.alone, most[each.spec.name]) for each in measured}
-    return {name: decision.model_copy(update={"seconds": seconds}) for name, decision in found.items()}
+    found = {name: _decided(joint, chosen, alone[name], most[name]) for name in most}
+    lonely = {name: alone[name] for name in left_out if ask.modes.get(name) == "measure"}
+    return {**lonely, **{name: each.model_copy(update={"seconds": seconds}) for name, each in found.items()}}
 
 
 def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -71,3 +72,11 @@ def test_callers_that_wait_take_from_a_neighbour_what_they_keep_busy() -> None:
 def test_callers_that_are_refused_again_and_again_end() -> None:
     (fates,) = crowd([closed(4096, slo_s=0.02)], 2, 5.0)
     assert len(fates) < 4096 + 4 * 100 * 5 + 4096
+
+
+def test_requests_that_wait_are_taken_together_up_to_the_rows_of_a_batch() -> None:
+    load = a_load(300.0, 0.2, streams=1)
+    four = replace(load, stream=replace(load.stream, rows=4))
+    (one_each,), (gathered,) = crowd([load], 1, 5.0), crowd([four], 1, 5.0)
+    assert in_time(one_each, 0.2) < 0.5
+    assert in_time(gathered, 0.2) > 0.95

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import Kind, OrchError
+from orchestrator.planner.arms import candidates
 from orchestrator.planner.capacity import Need, quantile
 from orchestrator.planner.crowd import Load, Stream, crowd
 from orchestrator.planner.joint import (
     LADDER,
     Member,
     Option,
+    decided,
     dedicated,
     kind_of,
     mixed,
@@ -29,6 +31,7 @@ from orchestrator.planner.joint import (
 )
 from orchestrator.profiling.measurement import Arm, ArmProfile, Block, ReadBack
 from tests.builders import a_deployment, a_model, a_model_info, an_inventory
+from tests.builders_decision import a_capacity, a_decision
 
 MIB = 2**20
 
@@ -73,6 +76,19 @@ def test_one_profile_stands_for_every_number_of_streams_one_among_them() -> None
     found = {(option.stream.streams, option.stream.threads): option.arm for option in options}
     assert set(found) == {(1, 1), (2, 1), (1, 2)}
     assert all(arm.expression == "explicit" for arm in found.values()), "a hint says nothing of its streams"
+
+
+def test_what_compile_states_is_the_one_way_to_run_a_model() -> None:
+    """Seen to leave hints and batches without a way, and so out of the demand of all."""
+    profile = a_profile(1, 2, 0.02)
+    for stated, rows in (({"hint": "LATENCY"}, 1), ({"streams": 1, "threads": 2, "batch": 4}, 4)):
+        spec = a_deployment(a_model(compile=stated)).spec.models[0]
+        (alone,) = candidates(spec, a_model_info(), an_inventory(), cpus=2)
+        measured = [profile.model_copy(update={"arm": alone.arm})]
+        (option,) = options_of(spec, a_model_info(), an_inventory(), measured, cpus=2, cpu_models=2, own_cores=False)
+        assert (option.stream.streams, option.stream.threads, option.stream.rows) == (1, 2, rows)
+        assert option.arm.name == alone.arm.name
+        assert option.arm.properties["ENABLE_CPU_PINNING"] == "NO", "as beside other models"
 
 
 # The simulation.
@@ -155,7 +171,6 @@ def test_the_division_of_the_cores_gives_most_to_the_most_pressed() -> None:
 def test_shared_streams_are_twice_the_demand_and_never_more_than_the_cores() -> None:
     light, heavy = a_member("light", 0.01, 10, 0.1), a_member("heavy", 0.02, 70, 0.1)
     chosen = shared([light, heavy], 2)
-    assert chosen is not None
     assert [(name, option.stream.streams) for name, option in chosen.items()] == [("light", 1), ("heavy", 2)]
     assert kind_of(chosen, 2) == "shared"
 
@@ -312,3 +327,20 @@ def test_the_reasons_say_the_layout_the_demand_and_what_would_change_it() -> Non
     assert demand.startswith("20/s of 10 ms each keep 0.2 of 2 cores busy, all models 0.4")
     assert predicted.startswith("Predicted beside the others: p99 ")
     assert would_change(joint, best).startswith("Would change: ")
+
+
+def test_who_is_not_counted_is_named_and_nobody_is_said_to_have_cores_alone() -> None:
+    """Seen to be `verified with all models loaded` and `nobody waits` beside a model without a rate."""
+    members = [a_member("a", 0.01, 20, 0.1), a_member("b", 0.02, 10, 0.2)]
+
+    def told(*beside: tuple[str, str]) -> str:
+        joint = plan_together(members, 2, beside=beside)
+        layout = next(each for each in joint.layouts if each.kind == "dedicated")
+        alone = a_decision(model="a", capacity=a_capacity(80.0))
+        return " ".join(decided(joint, layout, alone, "verified", "0 misses", None, None).sentences)
+
+    with_all, without = told(), told(("free", "no rate is stated"))
+    assert "so that nobody waits for one" in with_all
+    assert "Verified with all models loaded at their rates at once" in with_all
+    assert "a core for every thread; not counted, free (no rate is stated) shares the cores too" in without
+    assert "Verified with a and b, but not free, loaded at their rates at once" in without

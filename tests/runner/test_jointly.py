@@ -60,6 +60,27 @@ def test_who_shares_the_cpu_and_has_a_rate_is_planned_together(found: tuple[Inve
     assert sharers(an_ask(found, *two(device="AUTO:GPU,CPU"))) == (), "only one is on the CPU alone"
 
 
+def test_who_states_its_own_compile_and_a_rate_is_counted_too(found: tuple[Inventory, ModelInfo]) -> None:
+    """Seen to be left out of demand and proof, and all models to be said to be loaded."""
+    one, other = two()
+    assert sharers(an_ask(found, one, {**other, "compile": {"hint": "LATENCY"}})) == ("one", "two")
+    fixed = [{**each, "compile": {"hint": "LATENCY"}} for each in (one, other)]
+    assert sharers(an_ask(found, *fixed)) == (), "nothing is to be measured"
+
+
+def test_a_stated_compile_is_proved_beside_the_others_and_who_has_no_rate_is_named(
+    found: tuple[Inventory, ModelInfo], state: Path
+) -> None:
+    one, other = two()
+    ask = an_ask(found, one, {**other, "compile": {"hint": "LATENCY"}}, a_model("free"))
+    decisions = measuring(state)(ask, lambda *_: None, lambda: False)
+    assert set(decisions) == {"one", "two"}
+    assert decisions["two"].arm.properties["PERFORMANCE_HINT"] == "LATENCY"
+    for decision in decisions.values():
+        assert "not counted, free (no rate is stated) shares the cores too" in decision.sentences[0]
+        assert decision.proof is not None
+
+
 def test_two_models_are_measured_laid_out_and_proved_together(found: tuple[Inventory, ModelInfo], state: Path) -> None:
     ask, told = an_ask(found, *two()), list[str]()
     decisions = measuring(state)(ask, lambda *words: told.append(str(words[-1])), lambda: False)
