@@ -71,6 +71,8 @@ class LockedDeployment(Frozen):
     cpus: int
     """Cores that its models shared."""
     models: dict[str, LockedModel]
+    beside: dict[str, dict[str, Any]] | None = None
+    """What was asked of the other models on the CPU, by name; None where nothing was decided together."""
 
 
 class LockedMachine(Frozen):
@@ -164,9 +166,10 @@ def locked(
     here, name = fingerprint(inventory), deployment.metadata.name
     before = (lock or Lock()).machine(here)
     specs = {model.name: model for model in deployment.spec.models}
-    beside = weights or {}
-    models = {model: _locked_model(specs[model], decisions[model], beside.get(model)) for model in sorted(decisions)}
-    entry = LockedDeployment(manifest=_manifest_digest(models, cpus), cpus=cpus, models=models)
+    files = weights or {}
+    models = {model: _locked_model(specs[model], decisions[model], files.get(model)) for model in sorted(decisions)}
+    beside = _plain(_others(deployment, models)) if _together(models) else None
+    entry = LockedDeployment(manifest=_manifest_digest(models, cpus, beside), cpus=cpus, models=models, beside=beside)
     deployments = {**(before.deployments if before else {}), name: entry}
     machine = LockedMachine(
         fingerprint=here,
@@ -193,14 +196,34 @@ def asked_of(spec: ModelSpec) -> dict[str, Any]:
     return {key: told[key] for key in ASKED if told.get(key) not in (None, {}, [])}
 
 
-def _manifest_digest(models: Mapping[str, LockedModel], cpus: int) -> str:
+def _together(models: Mapping[str, LockedModel]) -> bool:
+    """Tell whether the models were decided as a set: those that share the CPU are."""
+    return sum(model.decision.arm.device.partition(".")[0] == "CPU" for model in models.values()) > 1
+
+
+def _others(deployment: Deployment, but: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what is asked of the models that may run on the CPU, without some."""
+    specs = (model for model in deployment.spec.models if model.name not in but and _may_run_on_cpu(model))
+    return {spec.name: asked_of(spec) for spec in sorted(specs, key=lambda spec: spec.name)}
+
+
+def _may_run_on_cpu(spec: ModelSpec) -> bool:
+    """Tell whether the manifest lets the model compute on the CPU; an AUTO that names no device does."""
+    targets = (spec.device, *spec.fallback)
+    return any(not each.devices or any(name.partition(".")[0] == "CPU" for name in each.devices) for each in targets)
+
+
+def _manifest_digest(
+    models: Mapping[str, LockedModel], cpus: int, beside: Mapping[str, Mapping[str, Any]] | None
+) -> str:
     asked = {name: model.asked for name, model in models.items()}
-    return digest(json.dumps([cpus, asked], sort_keys=True))[:DIGEST_DIGITS]
+    all_asked = [cpus, asked] if beside is None else [cpus, asked, beside]
+    return digest(json.dumps(all_asked, sort_keys=True))[:DIGEST_DIGITS]
 
 
 def intact(deployment: LockedDeployment) -> bool:
     """Tell whether what was asked is what the digest was made of: nobody has changed one without the other."""
-    return deployment.manifest == _manifest_digest(deployment.models, deployment.cpus)
+    return deployment.manifest == _manifest_digest(deployment.models, deployment.cpus, deployment.beside)
 
 
 def _valid_while(decision: Decision) -> ValidWhile:
@@ -276,7 +299,24 @@ def _drifts(
             drifts.append(Drift("manifest", model, "the manifest no longer has this model", AGAIN))
         else:
             drifts += _model_drift(specs[model], files.get(model, ModelFile()), found.models[model])
+    if found.beside is not None:
+        drifts += _beside_drift(found.beside, _plain(_others(deployment, found.models)), wanted)
     return tuple(drifts)
+
+
+def _beside_drift(
+    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]], wanted: Collection[str]
+) -> list[Drift]:
+    """Return what differs of the models beside which others were decided together."""
+    drifts = []
+    for model in sorted({*before, *now}.difference(wanted)):
+        if model not in before:
+            drifts.append(Drift("manifest", model, "the lock's models were planned together without this one", AGAIN))
+        elif model not in now:
+            drifts.append(Drift("manifest", model, "the manifest no longer has this model on the CPU", AGAIN))
+        else:
+            drifts += _asked_drift(model, before[model], now[model])
+    return drifts
 
 
 def _cores_drift(before: int, now: int, stated: int | None) -> Drift:
@@ -301,12 +341,16 @@ def _model_drift(spec: ModelSpec, now: ModelFile, found: LockedModel) -> list[Dr
             what = f"{called} {were} {before[:12]}... and {are} {after[:12]}..."
             hint = "put the file back, or plan anew: orch plan --write-lock FILE"
             drifts.append(Drift("model", spec.name, what, hint))
-    asked = _plain(asked_of(spec))
+    return [*drifts, *_asked_drift(spec.name, found.asked, _plain(asked_of(spec)))]
+
+
+def _asked_drift(model: str, asked: Mapping[str, Any], now: Mapping[str, Any]) -> list[Drift]:
+    drifts = []
     for key in ASKED:
-        was, wants = found.asked.get(key), asked.get(key)
-        if was != wants:
+        before, after = asked.get(key), now.get(key)
+        if before != after:
             kind: Literal["slo", "manifest"] = "slo" if key == "slo" else "manifest"
-            drifts.append(Drift(kind, spec.name, f"{key} was {_words(was)} and is {_words(wants)}", AGAIN))
+            drifts.append(Drift(kind, model, f"{key} was {_words(before)} and is {_words(after)}", AGAIN))
     return drifts
 
 

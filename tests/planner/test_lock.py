@@ -205,6 +205,35 @@ def test_models_that_came_and_went_are_named() -> None:
     assert "manifest resnet50: the manifest no longer has this model" in drifts(a_lock(), only)
 
 
+def test_models_beside_which_others_were_decided_together_are_compared_too() -> None:
+    """Seen to fit when a model with `compile`, or without a rate, was added to a set that was planned together."""
+    two = (a_model("one", slo=SLO), a_model("two", slo=SLO))
+    decisions = {name: decided(model=name) for name in ("one", "two")}
+    free, fixed = a_model("free"), a_model("fixed", slo=SLO, compile={"hint": "LATENCY"})
+    plain = locked(None, a_deployment(*two), an_inventory(), 2, decisions)
+    assert drifts(plain, a_deployment(*two)) == []
+    for name, added in (("free", free), ("fixed", fixed)):
+        what = "the lock's models were planned together without this one"
+        assert drifts(plain, a_deployment(*two, added)) == [f"manifest {name}: {what}"]
+    assert drifts(plain, a_deployment(*two, a_model("gpu", device="GPU"))) == [], "it takes none of these cores"
+    beside = locked(None, a_deployment(*two, free, fixed), an_inventory(), 2, decisions)
+    assert drifts(beside, a_deployment(*two, free, fixed)) == []
+    assert drifts(beside, a_deployment(*two, fixed)) == [
+        "manifest free: the manifest no longer has this model on the CPU"
+    ]
+    faster = a_model("fixed", slo=SLO, compile={"hint": "THROUGHPUT"})
+    assert drifts(beside, a_deployment(*two, free, faster)) == [
+        "manifest fixed: compile was hint LATENCY and is hint THROUGHPUT"
+    ]
+    assert from_yaml(to_yaml(beside), "x.lock.yaml") == beside
+    assert from_yaml(to_yaml(plain), "x.lock.yaml") == plain
+
+
+def test_a_model_that_was_decided_by_itself_and_an_older_lock_do_not_ask_who_else_there_is() -> None:
+    assert drifts(a_lock(), a_deployment(a_model("resnet50", slo=SLO), a_model("free"))) == []
+    assert "beside" not in to_yaml(a_lock())
+
+
 def test_a_deployment_that_is_not_in_the_lock_is_missing() -> None:
     other = a_deployment(a_model("resnet50", slo=SLO), name="other")
     assert drifts(a_lock(), other) == ["missing None: the lock has no deployment 'other' for this machine"]
