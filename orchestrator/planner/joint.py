@@ -34,6 +34,7 @@ from orchestrator.scheduling.simulate import Fate
 from orchestrator.units import format_size
 
 Priority = Literal["critical", "default", "sheddable"]
+Options = Mapping[str, "Option"]
 Kindred = Literal["dedicated", "shared", "mixed"]
 
 PRIORITIES: tuple[Priority, ...] = ("critical", "default", "sheddable")
@@ -52,7 +53,10 @@ SAMPLES_MAX = 500  # of an option
 STREAMS_TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BESIDE, BESIDE_MAX = 1.05, 2.0  # where no quiet block shows it, and at most: beyond, something else was there
 PER_S_LEAST = 1e-9
-CORES_MAX = 4  # times those there are, when asking how many would do
+CORES_MAX = 4  # times those there are, or are least needed, when asking how many would do
+CORES_SIMULATED = 1024  # beyond, nobody asks
+ADVISED = 1.1  # times the rates that what is advised must hold: at its edge a proof says no too easily
+KEPT_LEAST, HALVINGS = 0.5, 4  # of the demand that could be planned: further cuts that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ def plan_together(
     """
     assert len(members) > 1, "one model needs no layout"
     members = tuple(sorted(members, key=lambda member: member.model))
-    problems = [*_memory_problems(members, memory), *_demand_problems(members, cpus)]
+    problems = [*_memory_problems(members, memory), *_demand_problems(members, cpus, seed)]
     if problems:
         raise OrchError(Kind.UNSUPPORTED, problems)
     found = _finalists(members, cpus, seed)
@@ -512,13 +516,14 @@ def _memory_problems(members: Sequence[Member], memory: tuple[int, str] | None) 
     return [Problem(f"{what} ({each})", hint="serve fewer models here, or raise `resources.memory`")]
 
 
-def _demand_problems(members: Sequence[Member], cpus: int) -> list[Problem]:
+def _demand_problems(members: Sequence[Member], cpus: int, seed: int) -> list[Problem]:
     """Return who lacks what where the cores are too few for the demands, those of the highest priority served first."""
     total, left = sum(member.demand for member in members), DEMAND_MAX * cpus
     if total <= left:
         return []
     problems: list[Problem] = []
-    advice = _advice(members, math.ceil(total / DEMAND_MAX), total - left)
+    layouts = [each for each in (dedicated(members, cpus), shared(members, cpus)) if each]
+    advice = _advice(members, cpus, layouts, math.ceil(total / DEMAND_MAX), total - left, seed)
     for member in sorted(members, key=lambda member: (PRIORITIES.index(member.priority), member.demand, member.model)):
         lacks = member.demand - left
         left = max(0.0, left - member.demand)
@@ -534,20 +539,59 @@ def _cores(number: float) -> str:
     return "1 core" if number == 1 else f"{figure(number)} cores"
 
 
-def _advice(members: Sequence[Member], cores: int | None, excess: float) -> str:
-    """Return how many cores would do and what to cut: the lowest priority first, the largest demand first."""
-    cuts, rest = [], excess
+def _advice(members: Sequence[Member], cpus: int, layouts: Sequence[Options], least: int, cut: float, seed: int) -> str:
+    """Return how many cores would do, at least `least`, and what to cut of the demand: both are simulated first."""
+    cores = cores_that_do(members, layouts, cpus, least, seed)
+    would = f"{_cores(cores)} would do; here, " if cores is not None else ""
+    return f"{would}{_cuts(members, cpus, cut, seed)}; or plan by rule, without a promise: `planning: {{mode: hint}}`"
+
+
+def _cuts(members: Sequence[Member], cpus: int, cut: float, seed: int) -> str:
+    """Return what to cut so that a layout is predicted to hold, with a little to spare; `cut` cores' worth at least."""
+    total = sum(member.demand for member in members)
+
+    def kept(part: float) -> tuple[list[Member], list[str]]:
+        return _after_cuts(members, total - part * (total - cut))
+
+    low, high = KEPT_LEAST, 1.0
+    if _some_layout_holds(kept(high)[0], cpus, seed):
+        return ", ".join(kept(high)[1])
+    if not _some_layout_holds(kept(low)[0], cpus, seed):
+        return f"{', '.join(kept(low)[1]).replace(' to ', ' to below ')}, which may not be enough"
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _some_layout_holds(kept(middle)[0], cpus, seed) else (low, middle)
+    return ", ".join(kept(low)[1])
+
+
+def _after_cuts(members: Sequence[Member], excess: float) -> tuple[list[Member], list[str]]:
+    """Return who is left with so many cores' worth less, and the cuts: the lowest priority, the most first."""
+    left, words, rest = {member.model: member for member in members}, list[str](), excess
     for member in sorted(members, key=lambda each: (-PRIORITIES.index(each.priority), -each.demand, each.model)):
         if rest <= 1e-9:
             break
-        if member.demand > rest * 1.02:
-            lower = member.rate_per_s * (1 - rest / member.demand)
-            cuts.append(f"lower the rate of {member.model} ({member.priority}) to {rate(_rounded_down(lower))}")
+        who = f"{member.model} ({member.priority})"
+        kept = max(0.0, 1 - rest / member.demand)
+        callers = math.floor((member.need.callers or 1) * kept) if member.closed else 1
+        if member.demand > rest * 1.02 and callers:
+            lower = _rounded_down(member.rate_per_s * kept)
+            need = replace(member.need, callers=callers) if member.closed else member.need
+            left[member.model] = replace(member, rate_per_s=lower, need=need)
+            few = f" and its callers to {callers}" if member.closed else ""
+            words.append(f"lower the rate of {who} to {rate(lower)}{few}")
         else:
-            cuts.append(f"leave out {member.model} ({member.priority})")
+            del left[member.model]
+            words.append(f"leave out {who}")
         rest -= member.demand
-    would = f"{cores} cores would do; here, " if cores is not None else ""
-    return f"{would}{', '.join(cuts)}; or plan by rule, without a promise: `planning: {{mode: hint}}`"
+    return list(left.values()), words
+
+
+def _some_layout_holds(members: Sequence[Member], cpus: int, seed: int) -> bool:
+    """Tell whether one of the likely layouts is predicted to hold at a little more than the rates."""
+    return not members or any(
+        len(in_time(members, _simulated(members, options, cpus, seed, ADVISED))) == len(members)
+        for options in _finalists(members, cpus, seed)
+    )
 
 
 def _rounded_down(value: float) -> float:
@@ -559,9 +603,8 @@ def _rounded_down(value: float) -> float:
 def _layout_problems(members: Sequence[Member], best: Layout, cpus: int, seed: int) -> list[Problem]:
     """Return who misses in the best layout there is, and what would help."""
     total = sum(member.demand for member in members)
-    cores = cores_that_do(members, best, cpus, seed)
     excess = total * (1 - max(0.5, best.slack) if best.slack else 0.5)
-    advice, problems = _advice(members, cores, excess), list[Problem]()
+    advice, problems = _advice(members, cpus, [best.options], cpus + 1, excess, seed), list[Problem]()
     for member in members:
         slack = best.forecasts[member.model].slack
         if slack < 1:
@@ -574,7 +617,7 @@ def _too_late(member: Member, layout: Layout) -> str:
     forecast, need = layout.forecasts[member.model], member.need
     at, slo = rate(member.rate_per_s), duration(need.latency_s)
     if member.closed:
-        at = f"the {rate(forecast.per_s)} reached by {_callers(member)} of {at}"
+        at = f"the {rate(forecast.per_s)} reached by {_callers(member)} ({at} asked for)"
     text = f"p{need.percentile:g} at {at} is predicted as {duration(forecast.latency_s)}, and the SLO is {slo}"
     if math.isinf(forecast.latency_s):
         text = f"too many would be late or refused at {at} for an SLO of {slo}"
@@ -586,13 +629,25 @@ def _callers(member: Member) -> str:
     return "1 caller" if number == 1 else f"{number} callers"
 
 
-def cores_that_do(members: Sequence[Member], layout: Layout, cpus: int, seed: int = 1) -> int | None:
-    """Return how many cores let all hold with streams in proportion, None where four times as many do not."""
-    for cores in range(cpus + 1, CORES_MAX * cpus + 1):
-        options = {name: _widened(option, cores, cpus) for name, option in layout.options.items()}
-        if len(in_time(members, _simulated(members, options, cores, seed, 1.0))) == len(members):
-            return cores
-    return None
+def cores_that_do(
+    members: Sequence[Member], layouts: Sequence[Options], cpus: int, least: int, seed: int = 1
+) -> int | None:
+    """Return from how many cores on all hold in a layout with streams in proportion, None where many more do not."""
+    low, high = least - 1, CORES_MAX * max(cpus, least)
+    if high > CORES_SIMULATED or not _hold_on(members, layouts, cpus, high, seed):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _hold_on(members, layouts, cpus, middle, seed) else (middle, high)
+    return high
+
+
+def _hold_on(members: Sequence[Member], layouts: Sequence[Options], cpus: int, cores: int, seed: int) -> bool:
+    for layout in layouts:
+        options = {name: _widened(option, cores, cpus) for name, option in layout.items()}
+        if len(in_time(members, _simulated(members, options, cores, seed, ADVISED))) == len(members):
+            return True
+    return False
 
 
 def _widened(option: Option, cores: int, cpus: int) -> Option:
