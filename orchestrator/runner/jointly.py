@@ -107,8 +107,7 @@ def measure_together(
     left_out = tuple(member.model for member in members if not member.options)
     members = [member for member in members if member.options]
     if len(members) < 2 or any(each.verdict == "infeasible" for each in alone.values()):
-        # Each says for itself what it lacks; a layout cannot help.
-        return {name: each for name, each in alone.items() if ask.modes.get(name) or each.verdict == "infeasible"}
+        return _each_alone(ask, alone, left_out)
     disturbed = ambient([profile for each in measured for profile in each.profiles])
     beside = _beside(ask, left_out)
     joint = plan_together(members, ask.cpus, memory=_memory_limit(ask), disturbed=disturbed, beside=beside)
@@ -125,6 +124,20 @@ def measure_together(
     found = {name: _decided(joint, chosen, alone[name], most[name]) for name in most}
     lonely = {name: alone[name] for name in left_out if ask.modes.get(name) == "measure"}
     return {**lonely, **{name: each.model_copy(update={"seconds": seconds}) for name, each in found.items()}}
+
+
+def _each_alone(ask: Ask, alone: Mapping[str, Decision], left_out: Sequence[str]) -> dict[str, Decision]:
+    """Return the decisions where no layout can help; those that lack nothing say who does."""
+    infeasible = [name for name in sorted(alone) if alone[name].verdict == "infeasible"]
+    why = f"{' and '.join(infeasible)} cannot hold the SLO even alone"
+    if not infeasible:
+        why = f"of {' and '.join(left_out)} too little was measured to predict it among others"
+    reason = f"{why}, so no layout of all models was tried, and this is predicted as if it were alone"
+    return {
+        name: each if name in infeasible else each.model_copy(update={"reason": reason})
+        for name, each in alone.items()
+        if name in infeasible or ask.modes.get(name) == "measure"
+    }
 
 
 def _measured(

@@ -356,8 +356,10 @@ def test_who_is_not_counted_is_named_and_nobody_is_said_to_have_cores_alone() ->
     """Seen to be `verified with all models loaded` and `nobody waits` beside a model without a rate."""
     members = [a_member("a", 0.01, 20, 0.1), a_member("b", 0.02, 10, 0.2)]
 
+    planned = plan_together(members, 2)
+
     def told(*beside: tuple[str, str]) -> str:
-        joint = plan_together(members, 2, beside=beside)
+        joint = replace(planned, beside=beside)
         layout = next(each for each in joint.layouts if each.kind == "dedicated")
         alone = a_decision(model="a", capacity=a_capacity(80.0))
         return " ".join(decided(joint, layout, alone, "verified", "0 misses", None, None).sentences)

@@ -99,6 +99,18 @@ def test_two_models_are_measured_laid_out_and_proved_together(found: tuple[Inven
     ]
 
 
+def test_where_one_model_cannot_hold_its_slo_the_others_say_why_nothing_was_proved(
+    found: tuple[Inventory, ModelInfo], state: Path
+) -> None:
+    """Seen to be `planned by prediction, not proved`, without a word of the other model."""
+    one, other = two()
+    ask = an_ask(found, one, {**other, "slo": {"latency": "0.01ms", "percentile": 90, "rate": "20/s"}})
+    decided = find(ask.deployment, ask.infos, ask.inventory, 2, None, Policy(measure=measuring(state), budget_s=14.0))
+    assert decided.decisions["two"].verdict == "infeasible"
+    said = " ".join(decided.decisions["one"].sentences)
+    assert "Not verified: two cannot hold the SLO even alone, so no layout of all models was tried" in said
+
+
 def test_demands_that_do_not_fit_refuse_the_plan_and_say_what_to_cut(
     found: tuple[Inventory, ModelInfo], state: Path
 ) -> None:
