@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.planner.capacity import LOAD_MAX, boundary
 from orchestrator.planner.decision import Capacity, Decision
 from orchestrator.planner.joint import Joint, Layout, Member, Option, answered_per_s, latency_s, simulated_at
-from orchestrator.planner.steps import FRONT_END_S
 from orchestrator.profiling.measurement import Proof
 from orchestrator.scheduling.simulate import Fate
 
 STEP = 1.03  # the factor between rates that are told apart: so few requests leave about as much open
 REQUESTS_OWN, REQUESTS_ALL = 3000, 6000  # simulated for one rate: of the model that grows, and of all
+ERROR = 0.05  # of a capacity: what that leaves open at least
 
 
 def room(joint: Joint, layout: Layout, *, seed: int = 1) -> dict[str, float]:
     """Return the largest rate of each model at which it holds its SLO while the others come at theirs.
 
-    At most 0.9 of the throughput of its streams, as of a model alone, and what the front end takes in. Of callers that
-    wait: what they reach, of as many of them as hold the SLO.
+    At most 0.9 of the throughput of its streams, as of a model alone. Of callers that wait: what they reach, of as many
+    of them as hold the SLO.
     """
     return {
         member.model: (_reached_per_s if member.closed else _most_per_s)(joint, layout, member, seed)
@@ -53,7 +54,7 @@ def _reached_per_s(joint: Joint, layout: Layout, member: Member, seed: int) -> f
 
 def ceiling_per_s(option: Option) -> float:
     """Return the largest rate that is planned for an option: a part of what its streams serve when never idle."""
-    return min(LOAD_MAX * option.stream.rows_per_s, 1 / FRONT_END_S)
+    return LOAD_MAX * option.stream.rows_per_s
 
 
 def _fates(joint: Joint, layout: Layout, member: Member, per_s: float, seed: int) -> Sequence[Fate]:
@@ -72,13 +73,17 @@ def _is_in_time(member: Member, fates: Sequence[Fate]) -> bool:
 def capacity_of(per_s: float, alone: Decision, proof: Proof | None) -> Capacity:
     """Return the capacity with an interval: no more than the model carries alone, no less than was proved.
 
-    The interval is in proportion as wide as alone, whose samples are the same.
+    The interval is in proportion as wide as alone, whose samples are the same, or as the simulation leaves it.
     """
     before = alone.capacity
-    low, high = 1.0, 1.0
+    low, high, most = 1.0, 1.0, math.inf
     if before is not None and before.per_s > 0:
-        per_s = min(per_s, before.per_s)
+        per_s, most = min(per_s, before.per_s), before.high_per_s
         low, high = before.low_per_s / before.per_s, before.high_per_s / before.per_s
     held = proof.rate_per_s if proof is not None and proof.verdict == "verified" else 0.0
     per_s = max(per_s, held)
-    return Capacity(per_s=per_s, low_per_s=max(held, per_s * min(1.0, low)), high_per_s=per_s * max(1.0, high))
+    return Capacity(
+        per_s=per_s,
+        low_per_s=max(held, per_s * min(1 - ERROR, low)),
+        high_per_s=max(per_s, min(most, per_s * max(1 + ERROR, high))),
+    )
