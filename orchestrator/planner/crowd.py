@@ -4,7 +4,7 @@ What is simplified, on purpose: an inference computes on as many cores as its st
 compute than there are cores, the kernel shares them evenly, so that a stream of one thread slows down by threads over
 cores, and one of several, which waits at every layer for its slowest thread, by that rounded up. Who computes beside
 others is slower by `beside`, the same for every neighbour. The front ends' CPU time shortens the cores while all are
-taken, and a caller that waits for its answer asks again as much later.
+taken, and callers that wait for their answers ask again through it, one after the other.
 """
 
 from __future__ import annotations
@@ -102,10 +102,12 @@ class _Crowd:
         self._cpus = cpus
         taken = min(FRONT_END_MAX * cpus, front_end_s * sum(load.most_per_s for load in loads))
         self._stall = cpus / (cpus - taken)
-        self._pause_s = front_end_s
+        self._front_end_s = front_end_s
         self._callers = [load.callers for load in loads]
         self._ready = [(0.0, load) for load, callers in enumerate(self._callers) for _ in range(callers)]
         """A heap of when which load's callers ask again."""
+        self._in_at = 0.0
+        """When the front end has taken in all that asked again."""
         self._stop_s = 0.0
         self._asked_max = [0.0 for _ in loads]
         self._pools = [_scheduler(load) for load in loads]
@@ -150,11 +152,14 @@ class _Crowd:
     def _fated(self, load: int, number: int, fate: Fate) -> None:
         """Note what became of a request; the caller that waited for it will ask again."""
         self._fates[load][number] = fate
-        if self._callers[load]:
-            pause_s = self._pause_s if fate.cause is None else self._pools[load].retry_after_s(self._now)
-            again = max(self._now, fate.ended) + pause_s
-            if again < self._stop_s and self._numbers[load] < self._asked_max[load]:
-                heapq.heappush(self._ready, (again, load))
+        if not self._callers[load]:
+            return
+        if fate.cause is None:
+            again = self._in_at = max(self._in_at, self._now) + self._front_end_s
+        else:
+            again = max(self._now, fate.ended) + self._pools[load].retry_after_s(self._now)
+        if again < self._stop_s and self._numbers[load] < self._asked_max[load]:
+            heapq.heappush(self._ready, (again, load))
 
     def _until(self, until: float) -> None:
         """Compute until then; each inference that ends makes room for the next of its pool."""

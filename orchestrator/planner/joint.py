@@ -669,7 +669,7 @@ def reasons(joint: Joint, layout: Layout, model: str) -> tuple[str, ...]:
     per_s = forecast.per_s if member.closed else member.rate_per_s
     brought = f", brought by {_callers(member)} waiting for their answers," if member.closed else ""
     demand = (
-        f"{rate(per_s)} of {duration(member.thread_s)} each{brought} keep {figure(_busy(member, layout))} of "
+        f"{rate(per_s)} of {duration(_core_s(member, layout))} each{brought} keep {figure(_busy(member, layout))} of "
         f"{_cores(joint.cpus)} busy, all models {figure(total)}; their {_threads(threads)} not pinned."
     )
     predicted = (
@@ -680,8 +680,17 @@ def reasons(joint: Joint, layout: Layout, model: str) -> tuple[str, ...]:
 
 
 def _busy(member: Member, layout: Layout) -> float:
-    """Return the cores that it keeps busy: as many as its rate needs, or as callers that wait reach."""
-    return member.thread_s * layout.forecasts[member.model].per_s if member.closed else member.demand
+    """Return the cores that it keeps busy: as many as its rate needs, or as callers that wait take."""
+    forecast = layout.forecasts[member.model]
+    return forecast.per_s * _core_s(member, layout) if member.closed else member.demand
+
+
+def _core_s(member: Member, layout: Layout) -> float:
+    """Return the time of one core that a request takes; of callers that wait, as the layout runs it."""
+    if not member.closed:
+        return member.thread_s
+    stream = layout.options[member.model].stream
+    return statistics.median(stream.alone_s) * stream.threads / stream.rows
 
 
 def _threads(number: int) -> str:

@@ -69,6 +69,13 @@ def test_callers_that_wait_take_from_a_neighbour_what_they_keep_busy() -> None:
     assert usual(beside) > 1.5 * usual(alone)
 
 
+def test_callers_that_wait_ask_through_one_front_end() -> None:
+    load = closed(8, streams=2)
+    quick = replace(load, stream=replace(load.stream, alone_s=(0.0001,)))
+    (fates,) = crowd([quick], 2, 0.5, front_end_s=0.001)
+    assert len(fates) <= 508, "a thousand a second, however soon they are answered"
+
+
 def test_callers_that_are_refused_again_and_again_end() -> None:
     (fates,) = crowd([closed(4096, slo_s=0.02)], 2, 5.0)
     assert len(fates) < 4096 + 4 * 100 * 5 + 4096
