@@ -59,9 +59,9 @@ SUBJECTS: Final = {
     "detector": grid.Subject("detector", "detector"),
 }
 CASES: Final[Mapping[str, Sequence[Role]]] = {
-    "two": (Role("resnet50", 0.12, 3.1, "critical"), Role("bert_1024", 0.75, 14.0)),
+    "two": (Role("resnet50", 0.12, 2.6, "critical"), Role("bert_1024", 0.75, 14.0)),
     "three": (
-        Role("resnet50", 0.1, 3.2, "critical"),
+        Role("resnet50", 0.1, 2.6, "critical"),
         Role("bert_1024", 0.6, 16.0),
         Role("detector", 0.1, 12.0, "sheddable"),
     ),
