@@ -83,7 +83,7 @@ def test_a_capacity_holds_and_a_little_more_does_not(table: Table) -> None:
 
 
 def test_cells_are_models_times_slos_times_rates_and_other_arrivals(table: Table) -> None:
-    hints = replace(table.entries[0], rows=table.entries[0].rows[:3])
+    hints = replace(table.entries[0], rows=table.entries[0].rows[:2])
     one = Table(table.machine, (hints,))
     cells = quality_cells(one)
     assert len(cells) == 3 * 3 + 2

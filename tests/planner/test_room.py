@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.planner import joint as joint_planning
 from orchestrator.planner.joint import plan_together, would_change
 from orchestrator.planner.room import capacity_of, ceiling_per_s, room
 from tests.builders_decision import a_capacity, a_decision, a_proof
 from tests.planner.test_joint import a_closed_member, a_member
+
+
+@pytest.fixture(autouse=True)
+def few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find layouts by a quarter of the requests: here it is only asked what each model carries in them."""
+    monkeypatch.setattr(joint_planning, "REQUESTS_LEAST", 250)
+    monkeypatch.setattr(joint_planning, "REQUESTS_MOST", 2000)
 
 
 def test_a_model_far_below_what_it_carries_is_said_to_carry_more_than_the_ladder_tries() -> None:
