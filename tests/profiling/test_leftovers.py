@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.profiling.host_lock import host_lock
+from orchestrator.profiling.leftovers import sweep
 
 LONG_AGO = time.time() - 60
 
@@ -54,9 +55,11 @@ def test_what_is_in_use_new_or_of_others_stays(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path, "orch-measure-theirs")
-    os.chown(folder, 12345, 12345)
-    measure(tmp_path)
+def test_a_folder_of_somebody_else_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, somebody_else = a_folder(tmp_path, "orch-measure-theirs"), os.getuid() + 1
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getuid", lambda: somebody_else)
+        sweep(tmp_path)
     assert folder.exists()
+    sweep(tmp_path)
+    assert not folder.exists(), "its own owner removes it"
