@@ -20,7 +20,7 @@ from orchestrator.planner.capacity import (
     quantile,
 )
 from orchestrator.planner.decision import Capacity, Decision, Rejected
-from orchestrator.planner.explain import AS_GOOD, duration, rate
+from orchestrator.planner.explain import AS_GOOD, duration, figure, rate
 from orchestrator.planner.steps import Measure, Measured, Question
 from orchestrator.profiling.measurement import Arm, ArmProfile, Proof, Verdict
 from orchestrator.scheduling.inline import pays
@@ -193,6 +193,7 @@ class Notebook:
     def forget_all(self) -> None:
         """Drop all profiles."""
         self._profiles.clear()
+        self._capacities.clear()  # known by how many blocks there are, as there soon will be again
 
     def drop(self, arm: Arm, reason: str) -> None:
         """Take the arm out for a reason; the first reason stands."""
@@ -296,7 +297,8 @@ class Notebook:
             return ""
         taken_in = FRONT_END_REACH / self.question.front_end_s if self.question.front_end_s > 0 else math.inf
         if asked > taken_in:
-            return f"the server cannot take in {rate(asked)}, nor a part of that"
+            times = figure(asked * self.question.front_end_s)
+            return f"{rate(asked)} is {times} times what the server is predicted to take in"
         arms = self.contenders()
         if any(arm.device == "CPU" and pays(self.quickest_s(arm)) for arm in arms):
             return ""  # the worker gathers rows of these itself, and then carries more

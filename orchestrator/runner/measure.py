@@ -166,10 +166,8 @@ class _Measuring:
         )
         self._known = tuple(by_key(found).values())
         stored = self._stored()
-        search = Search(question, found)
-        if stored is not None:
-            search = Search(question, found, stored.arms, stored.stretch)
-        self._search = search
+        arms, stretch = ((), None) if stored is None else (stored.arms, stored.stretch)
+        search = self._search = Search(question, found, arms, stretch)
         while True:
             if self._around.cancelled():
                 raise OrchError(Kind.CANCELLED, "the measurement was cancelled")

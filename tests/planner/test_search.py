@@ -86,7 +86,7 @@ def test_what_the_server_cannot_take_in_needs_no_proof_however_fast_the_model_is
     table = a_table(found, thread_s=40e-6)
     decision = replay(table, question, found)
     assert (decision.verdict, decision.proof) == ("infeasible", None)
-    assert decision.reason == "the server cannot take in 100000/s, nor a part of that"
+    assert decision.reason == "100000/s is 28.3 times what the server is predicted to take in"
 
 
 def test_a_rejection_that_was_predicted_teaches_nothing_and_the_best_arm_stays() -> None:
